@@ -1,0 +1,1 @@
+//! BigNAS: one single-stage model, every network inside it.

@@ -1,0 +1,2 @@
+//! The `bignas` command line.
+fn main() {}
