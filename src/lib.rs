@@ -3,4 +3,9 @@
 //! Modules in the order in which data flows; each imports only what stands above it.
 
 pub mod checkpoint;
+pub mod files;
+pub mod image;
+pub mod onnx;
+pub mod runtime;
+pub mod slice;
 pub mod space;

@@ -1,7 +1,7 @@
 //! The model directory on disk: what a single-stage model consists of, read with every check and written atomically.
 
-mod atomic;
+mod statistics;
 mod weights;
 
-pub use atomic::write_atomically;
-pub use weights::{GammaInit, Tensor, Weights, WeightsError, sha256};
+pub use statistics::{BnStats, LayerStats, StatisticsError};
+pub use weights::{GammaInit, Tensor, Weights, WeightsError};

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::atomic::write_atomically;
+use crate::files::{sha256, write_atomically};
 use crate::space::{Init, TensorSpec};
 
 /// A dense float32 tensor in row-major order.
@@ -147,12 +147,6 @@ impl Weights {
         write_atomically(path, &bytes).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
         Ok(sha256(&bytes))
     }
-}
-
-/// Lower-case hexadecimal SHA-256 of `bytes`.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -1,9 +1,10 @@
-//! Replacing a file so that a reader sees the old one or the new one, never a part.
+//! Files as the whole program treats them: replaced as a whole, known by their checksum.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 /// Writes `bytes` to `path`: a temporary file beside it, fsync, rename, fsync of the directory.
@@ -21,6 +22,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Lower-case hexadecimal SHA-256 of `bytes`.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Temporary files are private to their owner; what replaces a shared file must be readable as usual.

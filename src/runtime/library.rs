@@ -1,0 +1,128 @@
+//! Finding and loading the ONNX Runtime library.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// The loaded library. There is one in a process, and clones of this handle share it.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    pub(super) environment: Arc<ort::environment::Environment>,
+}
+
+/// ONNX Runtime could not be loaded, or would not do what it was asked.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// There is no library at the path.
+    #[error("no ONNX Runtime at {}: run `make fetch`, or set ORT_DYLIB_PATH to a libonnxruntime.so", .0.display())]
+    Missing(PathBuf),
+    /// The file is not a usable library.
+    #[error("{} is not a usable ONNX Runtime: version 1.31 or newer is needed", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What the loader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A graph could not be loaded.
+    #[error("ONNX Runtime cannot load the graph of {what}")]
+    Session {
+        /// What the graph is.
+        what: String,
+        /// What ONNX Runtime said.
+        #[source]
+        source: ort::Error,
+    },
+    /// A graph could not be run.
+    #[error("ONNX Runtime failed while running {what}")]
+    Run {
+        /// What the graph is.
+        what: String,
+        /// What ONNX Runtime said.
+        #[source]
+        source: ort::Error,
+    },
+    /// The images do not fill whole inputs of the network.
+    #[error("{values} values are not {count} images of {what}, which takes {per_image} values each")]
+    Input {
+        /// What the graph is.
+        what: String,
+        /// Values given.
+        values: usize,
+        /// Images said.
+        count: usize,
+        /// Values that one image has.
+        per_image: usize,
+    },
+}
+
+static LOADED: OnceLock<Runtime> = OnceLock::new();
+
+impl Runtime {
+    /// Loads the library at `path`; a second call returns the one already loaded, whatever its path.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Missing`] or [`RuntimeError::Load`], each with what to do about it.
+    pub fn load(path: &Path) -> Result<Self, RuntimeError> {
+        static LOADING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = LOADED.get() {
+            return Ok(runtime.clone());
+        }
+        if !path.is_file() {
+            return Err(RuntimeError::Missing(path.to_owned()));
+        }
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Load { path: path.to_owned(), source };
+        let builder = ort::init_from(path).map_err(|error| failed(error.to_string().into()))?;
+        let environment = builder.with_name("bignas").with_telemetry(false).build().map_err(|error| failed(error.into()))?;
+        Ok(LOADED.get_or_init(|| Self { environment: Arc::new(environment) }).clone())
+    }
+
+    /// What this build of ONNX Runtime says of itself; part of the key under which built children are kept.
+    #[must_use]
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+}
+
+/// The pins of everything that is fetched; the fetch script reads the same file.
+#[derive(Deserialize)]
+struct Pins {
+    onnxruntime: Pin,
+}
+
+#[derive(Deserialize)]
+struct Pin {
+    version: String,
+    path: PathBuf,
+}
+
+/// Where `make fetch` puts the library: `native/onnxruntime-VERSION/` in the user's cache directory of `bignas`.
+///
+/// `None` where the user has no home directory.
+#[must_use]
+pub fn default_library() -> Option<PathBuf> {
+    let pins: Pins = serde_json::from_str(include_str!("../../native.json")).ok()?;
+    let cache = directories::BaseDirs::new()?.cache_dir().join("bignas/native");
+    Some(cache.join(format!("onnxruntime-{}", pins.onnxruntime.version)).join(pins.onnxruntime.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_says_what_to_do() {
+        let message = RuntimeError::Missing(PathBuf::from("absent.so")).to_string();
+        assert!(message.contains("absent.so") && message.contains("make fetch"), "{message}");
+    }
+
+    #[test]
+    fn the_pinned_library_lies_in_the_cache() {
+        let path = default_library().unwrap();
+        assert!(path.ends_with("libonnxruntime.so") && path.to_string_lossy().contains("bignas/native/onnxruntime-"), "{path:?}");
+    }
+}

@@ -1,0 +1,84 @@
+//! A graph loaded into ONNX Runtime.
+
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::TensorRef;
+
+use super::{Runtime, RuntimeError};
+
+/// A loaded graph that takes images `[N, channels, resolution, resolution]`. Running it needs sole access.
+#[derive(Debug)]
+pub struct Network {
+    session: Session,
+    what: String,
+    shape: [usize; 3],
+    threads: usize,
+}
+
+impl Network {
+    /// Loads the model file `onnx`; `what` names it in messages, `threads` says on how many threads one run computes.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Session`] where ONNX Runtime refuses the graph.
+    pub fn load(runtime: &Runtime, onnx: &[u8], what: &str, threads: usize) -> Result<Self, RuntimeError> {
+        let failed = |source: ort::Error| RuntimeError::Session { what: what.to_owned(), source };
+        let session = session(runtime, onnx, threads).map_err(failed)?;
+        let shape = input_shape(&session).ok_or_else(|| failed(ort::Error::new("the input is not [N, channels, side, side]")))?;
+        Ok(Self { session, what: what.to_owned(), shape, threads })
+    }
+
+    /// Channels, height and width of the input.
+    #[must_use]
+    pub fn input_shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// On how many threads one run computes.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs the network over `count` images, `[count, channels, resolution, resolution]`, and returns its only output, row
+    /// by row.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] where `images` has another size, [`RuntimeError::Run`] where ONNX Runtime fails.
+    pub fn run(&mut self, images: &[f32], count: usize) -> Result<Vec<f32>, RuntimeError> {
+        let mut outputs = self.run_all(images, count)?;
+        Ok(outputs.swap_remove(0).1)
+    }
+
+    /// As [`Network::run`], with every output by name, in the graph's order.
+    ///
+    /// # Errors
+    /// As [`Network::run`].
+    pub fn run_all(&mut self, images: &[f32], count: usize) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
+        let per_image = self.shape.iter().product::<usize>();
+        if images.len() != count * per_image || count == 0 {
+            return Err(RuntimeError::Input { what: self.what.clone(), values: images.len(), count, per_image });
+        }
+        let [channels, height, width] = self.shape;
+        let failed = |source: ort::Error| RuntimeError::Run { what: self.what.clone(), source };
+        let input = TensorRef::from_array_view(([count, channels, height, width], images)).map_err(failed)?;
+        let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
+        let copy = |(name, value): (&str, ort::value::ValueRef<'_>)| Ok((name.to_owned(), value.try_extract_tensor::<f32>()?.1.to_vec()));
+        outputs.iter().map(copy).collect::<Result<_, _>>().map_err(failed)
+    }
+}
+
+fn session(runtime: &Runtime, onnx: &[u8], threads: usize) -> ort::Result<Session> {
+    let builder = Session::builder(&runtime.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
+        // Sessions share the cores: a thread that spins takes time from the next one's run.
+        .with_intra_op_spinning(false)?;
+    let mut builder = builder.with_inter_threads(1)?;
+    builder.commit_from_memory(onnx)
+}
+
+fn input_shape(session: &Session) -> Option<[usize; 3]> {
+    let input = session.inputs().first()?;
+    let dims: Vec<usize> = input.dtype().tensor_shape()?.iter().skip(1).filter_map(|&n| usize::try_from(n).ok()).collect();
+    dims.try_into().ok()
+}
