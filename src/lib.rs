@@ -1,1 +1,3 @@
 //! BigNAS: one single-stage model, every network inside it.
+
+pub mod image;
