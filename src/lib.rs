@@ -1,11 +1,21 @@
 //! BigNAS: train one single-stage model, serve every network inside it.
 //!
-//! Modules in the order in which data flows; each imports only what stands above it.
+//! ```text
+//! space ─► plan ─► weights ─► slice ─► onnx ─► runtime ─► calibrate ─► search ─► serve
+//!             └──► train
+//! ```
+//!
+//! The modules below stand in the order in which data flows; each imports only what stands above it.
+
+pub mod files;
+pub mod space;
+
+pub mod image;
 
 pub mod checkpoint;
-pub mod files;
-pub mod image;
-pub mod onnx;
-pub mod runtime;
+
 pub mod slice;
-pub mod space;
+
+pub mod onnx;
+
+pub mod runtime;

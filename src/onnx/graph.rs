@@ -95,7 +95,8 @@ impl GraphBuilder {
     /// Finishes the model and serialises it.
     #[must_use]
     pub fn finish(self, name: &str, metadata: &[(String, String)]) -> Vec<u8> {
-        let graph = Graph { node: self.nodes, name: name.to_owned(), initializer: self.constants, input: self.inputs, output: self.outputs };
+        let graph =
+            Graph { node: self.nodes, name: name.to_owned(), initializer: self.constants, input: self.inputs, output: self.outputs };
         let entry = |(key, value): &(String, String)| StringEntry { key: key.clone(), value: value.clone() };
         Model {
             ir_version: IR_VERSION,
