@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::proto::{
-    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, INT64, Model, Node, OperatorSet, Shape, StringEntry,
+    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, Model, Node, OperatorSet, Shape, StringEntry,
     TensorType, Type, ValueInfo,
 };
 
@@ -40,8 +40,6 @@ pub enum Value {
     Float(f32),
     /// A list of integers.
     Ints(Vec<i64>),
-    /// A string.
-    Text(&'static str),
 }
 
 impl GraphBuilder {
@@ -59,20 +57,11 @@ impl GraphBuilder {
     /// Adds a float32 constant.
     pub fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
         let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.push_constant(name, shape, FLOAT, raw_data)
-    }
-
-    /// Adds a vector of int64.
-    pub fn integers(&mut self, name: &str, values: &[i64]) -> String {
-        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.push_constant(name, &[values.len()], INT64, raw_data)
-    }
-
-    fn push_constant(&mut self, name: &str, shape: &[usize], data_type: i32, raw_data: Vec<u8>) -> String {
         let dims = shape.iter().map(|&n| n as i64).collect();
-        self.constants.push(Constant { dims, data_type, name: name.to_owned(), raw_data });
+        self.constants.push(Constant { dims, data_type: FLOAT, name: name.to_owned(), raw_data });
         name.to_owned()
     }
+
 
     /// Adds a node with one output, which is called as the node.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&str], attributes: &[(&str, Value)]) -> String {
@@ -116,7 +105,6 @@ fn attribute(name: &str, value: &Value) -> Attribute {
         Value::Int(i) => (attribute.i, attribute.r#type) = (*i, AttributeType::Int as i32),
         Value::Float(f) => (attribute.f, attribute.r#type) = (*f, AttributeType::Float as i32),
         Value::Ints(ints) => (attribute.ints, attribute.r#type) = (ints.clone(), AttributeType::Ints as i32),
-        Value::Text(text) => (attribute.s, attribute.r#type) = (text.as_bytes().to_vec(), AttributeType::String as i32),
     }
     attribute
 }

@@ -99,9 +99,6 @@ pub struct Attribute {
     /// An integer value.
     #[prost(int64, tag = "3")]
     pub i: i64,
-    /// A string value.
-    #[prost(bytes = "vec", tag = "4")]
-    pub s: Vec<u8>,
     /// A list of integers.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
@@ -120,8 +117,6 @@ pub enum AttributeType {
     Float = 1,
     /// An integer.
     Int = 2,
-    /// A string.
-    String = 3,
     /// A list of integers.
     Ints = 7,
 }
@@ -132,7 +127,7 @@ pub struct Constant {
     /// The shape.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// The element type: [`FLOAT`] or [`INT64`].
+    /// The element type: [`FLOAT`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
     /// The name.
@@ -145,8 +140,6 @@ pub struct Constant {
 
 /// Element type float32.
 pub const FLOAT: i32 = 1;
-/// Element type int64.
-pub const INT64: i32 = 7;
 
 /// Name, type and shape of an input or output.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -1,0 +1,114 @@
+//! Recalibration: the batch-norm statistics of one child, measured on images (paper, 3.1).
+//!
+//! A single-stage model keeps no statistics: what a batch norm sees depends on the child around it. So each child gets its
+//! own, from forward passes that normalise by the batch. One rule holds everywhere: batches in order, a partial last one
+//! dropped; kept are the equal-weight mean of the batch means and of the unbiased batch variances.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::checkpoint::{BnStats, LayerStats, StatisticsError};
+use crate::data::PatchSet;
+use crate::image::{Preprocessing, ShapeError};
+use crate::onnx;
+use crate::runtime::{Network, Runtime, RuntimeError};
+use crate::slice::SlicedNet;
+
+/// How images are grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batches {
+    size: usize,
+}
+
+impl Batches {
+    /// Batches of `size` images.
+    #[must_use]
+    pub fn of(size: usize) -> Self {
+        Self { size }
+    }
+}
+
+/// A child that could not be recalibrated.
+#[derive(Debug, Error)]
+pub enum CalibrateError {
+    /// There are too few images for one batch.
+    #[error("{images} calibration images do not fill one batch of {batch}: give more images, or a smaller batch of at least 1")]
+    TooFew {
+        /// Images given.
+        images: usize,
+        /// Images in a batch.
+        batch: usize,
+    },
+    /// The images have other channels or bytes than the model's input.
+    #[error("the calibration images do not fit the model")]
+    Shape(#[from] ShapeError),
+    /// ONNX Runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The measured statistics are unusable, for example not finite.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+}
+
+/// Measures the statistics of every batch norm of `net` over `images`, on `threads` threads.
+///
+/// # Errors
+/// [`CalibrateError`]; nothing is kept of a measurement that fails.
+pub fn recalibrate(
+    runtime: &Runtime,
+    net: &SlicedNet,
+    images: &PatchSet,
+    preprocessing: &Preprocessing,
+    batches: Batches,
+    threads: usize,
+) -> Result<BnStats, CalibrateError> {
+    let plan = net.plan();
+    let batch_count = images.count.checked_div(batches.size).unwrap_or(0);
+    if batch_count == 0 {
+        return Err(CalibrateError::TooFew { images: images.count, batch: batches.size });
+    }
+    let graph = onnx::calibration(net);
+    let mut network = Network::load(runtime, &graph, &format!("the calibration of child {}", plan.child.id()), threads)?;
+    let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut input = vec![0.0; batches.size * network.input_shape().iter().product::<usize>()];
+    for batch in 0..batch_count {
+        fill(&mut input, images, batch * batches.size, plan.child.resolution(), preprocessing)?;
+        for (name, values) in network.run_all(&input, batches.size)? {
+            let sum = sums.entry(name).or_insert_with(|| vec![0.0; values.len()]);
+            sum.iter_mut().zip(&values).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+    }
+    let mean_of = |name: String, factor: f64| -> Vec<f32> {
+        let sum = sums.get(&name).map(Vec::as_slice).unwrap_or_default();
+        sum.iter().map(|sum| (sum / batch_count as f64 * factor) as f32).collect()
+    };
+    let layers = plan.norms().map(|conv| {
+        let values = (batches.size * conv.size_out * conv.size_out) as f64;
+        // A batch of one value has no variance to correct; its biased variance is zero.
+        let unbias = values / (values - 1.0).max(1.0);
+        let stats = LayerStats {
+            mean: mean_of(format!("{}.mean", conv.name), 1.0),
+            variance: mean_of(format!("{}.variance", conv.name), unbias),
+        };
+        (conv.name.clone(), stats)
+    });
+    Ok(BnStats::new(plan, layers.collect(), batch_count * batches.size, batches.size)?)
+}
+
+/// Writes the patches from `first` on into `input`, as many as it holds.
+fn fill(
+    input: &mut [f32],
+    images: &PatchSet,
+    first: usize,
+    resolution: usize,
+    preprocessing: &Preprocessing,
+) -> Result<(), ShapeError> {
+    let per_image = preprocessing.channels() * resolution * resolution;
+    for (offset, out) in input.chunks_exact_mut(per_image).enumerate() {
+        let index = first + offset;
+        let missing = ShapeError { what: "calibration images", actual: images.count, expected: index + 1 };
+        images.patch(index).ok_or(missing)?.write_input(resolution as u32, preprocessing, out)?;
+    }
+    Ok(())
+}

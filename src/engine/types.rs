@@ -1,0 +1,163 @@
+//! What is asked of the engine, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::build::BuildError;
+use crate::checkpoint::AccuracySource;
+use crate::runtime::RuntimeError;
+use crate::space::{Child, ChildError, ChildId, Cost};
+
+/// Upper bounds that a child must respect, all of them, and a lower bound on its accuracy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Millions of multiply-adds at most.
+    pub mflops: Option<f64>,
+    /// Parameters at most.
+    pub params: Option<u64>,
+    /// Milliseconds at most, by the latency measured on this device at batch 1.
+    pub latency_ms: Option<f64>,
+    /// Accuracy at least, as a fraction; an unknown accuracy never suffices.
+    pub min_accuracy: Option<f64>,
+}
+
+/// A child as it stands in this process.
+#[derive(Debug, Clone)]
+pub struct ChildStatus {
+    /// The child.
+    pub child: Child,
+    /// What it costs.
+    pub cost: Cost,
+    /// Top-1 accuracy as a fraction, where it is known.
+    pub accuracy: Option<f64>,
+    /// What the accuracy was measured on.
+    pub accuracy_source: Option<AccuracySource>,
+    /// Median time of one image on one thread of this device, in milliseconds, where it was measured.
+    pub latency_ms: Option<f64>,
+    /// Where it is ready to be run from.
+    pub state: ChildState,
+    /// Whether it was added to the family by a client.
+    pub added: bool,
+}
+
+/// Where a child is ready to be run from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildState {
+    /// In memory.
+    Loaded,
+    /// On disk, sliced and recalibrated.
+    Disk,
+    /// Nowhere yet: the first request builds it.
+    Unbuilt,
+}
+
+/// Where the child that answered came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It was loaded already.
+    Memory,
+    /// It was loaded from disk.
+    Disk,
+    /// It was sliced and recalibrated for this request.
+    Built,
+}
+
+/// The answer to a classification.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// One row of logits an image, `[classes]` each.
+    pub logits: Vec<Vec<f32>>,
+    /// Where the child came from.
+    pub source: Source,
+    /// From acceptance until a worker took the request, without the time that getting the child took.
+    pub queue: Duration,
+    /// From when a worker took it until the logits were there: resizing to the child's resolution and running the network.
+    pub inference: Duration,
+}
+
+/// No child respects the budget.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ResolveError {
+    /// The upper bounds exclude every child.
+    #[error("no child is that small: the smallest has {mflops:.2} MFLOPs (multiply-adds in millions) and {params} parameters{}", latency(.latency_ms))]
+    Budget {
+        /// Multiply-adds of the smallest child, in millions.
+        mflops: f64,
+        /// Its parameters.
+        params: u64,
+        /// Lowest latency measured on this device, in milliseconds.
+        latency_ms: Option<f64>,
+    },
+    /// Within the upper bounds, no child is that accurate.
+    #[error("no child within the budget has an accuracy of {asked}; the best has {}", best.map_or_else(|| "none that is known".to_owned(), |a| a.to_string()))]
+    Accuracy {
+        /// The accuracy asked for.
+        asked: f64,
+        /// The best within the budget.
+        best: Option<f64>,
+    },
+    /// A latency budget, but no latency has been measured yet.
+    #[error("latencies on this device have not been measured yet: ask again shortly, or give the budget in mflops")]
+    Unmeasured,
+}
+
+fn latency(latency_ms: &Option<f64>) -> String {
+    latency_ms.map_or_else(String::new, |ms| format!("; the fastest takes {ms:.3} ms on this device"))
+}
+
+/// A request that was not answered.
+#[derive(Debug, Clone, Error)]
+pub enum ClassifyError {
+    /// There is no such child.
+    #[error("there is no child {0}: `GET /children` lists them")]
+    Unknown(ChildId),
+    /// The queue is full.
+    #[error("the server is at its limit of queued images; try again in {retry_after_s} s")]
+    Overloaded {
+        /// When the queue will have drained at the current pace, in seconds, at least 1.
+        retry_after_s: u64,
+    },
+    /// The server is going down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The child could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// ONNX Runtime failed.
+    #[error("the network failed to run")]
+    Runtime(#[source] Arc<RuntimeError>),
+    /// The worker that ran the request panicked.
+    #[error("the network stopped in the middle of this request")]
+    WorkerLost,
+}
+
+/// A child that could not be added.
+#[derive(Debug, Clone, Error)]
+pub enum AddError {
+    /// It is not in the search space.
+    #[error(transparent)]
+    Outside(#[from] ChildError),
+    /// There are as many added children as the server takes.
+    #[error("the server already keeps {limit} added children, its limit: remove one first")]
+    Full {
+        /// The limit.
+        limit: usize,
+    },
+    /// It could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+}
+
+/// A child that could not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RemoveError {
+    /// There is no such child.
+    #[error("there is no child {0}: `GET /children` lists them")]
+    Unknown(ChildId),
+    /// It belongs to the model.
+    #[error("child {0} belongs to the model's family; only added children can be removed")]
+    Family(ChildId),
+}
