@@ -10,6 +10,7 @@
 pub mod files;
 pub mod space;
 
+pub mod data;
 pub mod image;
 
 pub mod checkpoint;

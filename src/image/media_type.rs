@@ -1,6 +1,6 @@
 //! Which image formats are read, and how they are told apart.
 
-/// An image format that [`super::decode`] reads.
+/// An image format that [`super::decode()`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MediaType {
     /// JPEG: baseline or progressive; grey, YCbCr, RGB, CMYK or YCCK.

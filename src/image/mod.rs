@@ -4,7 +4,7 @@
 //! bytes ─ decode ─► Pixels ─ centre_crop ─► Patch ─ write_input ─► f32 [C, R, R], normalised
 //! ```
 //!
-//! [`decode`] takes untrusted bytes: it refuses what is too large from the header alone, and what is truncated or
+//! [`decode()`] takes untrusted bytes: it refuses what is too large from the header alone, and what is truncated or
 //! corrupt with a typed error. [`Preprocessing`] says everything that depends on the model, except the resolution R,
 //! which each child chooses for itself.
 
