@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -89,6 +90,8 @@ def run(command, remedy, folder):
 
 def pip_download(package, folder, remedy):
     """Take the wheel by its own tags, so that any host Python fetches the pinned file."""
+    if importlib.util.find_spec("pip") is None:
+        raise FetchError(f"{sys.executable} has no pip; install it (Debian: python3-pip) and try again")
     python, abi, platforms = package["file"][: -len(".whl")].split("-")[-3:]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--dest", "."]
