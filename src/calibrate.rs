@@ -87,23 +87,15 @@ pub fn recalibrate(
         let values = (batches.size * conv.size_out * conv.size_out) as f64;
         // A batch of one value has no variance to correct; its biased variance is zero.
         let unbias = values / (values - 1.0).max(1.0);
-        let stats = LayerStats {
-            mean: mean_of(format!("{}.mean", conv.name), 1.0),
-            variance: mean_of(format!("{}.variance", conv.name), unbias),
-        };
+        let stats =
+            LayerStats { mean: mean_of(format!("{}.mean", conv.name), 1.0), variance: mean_of(format!("{}.variance", conv.name), unbias) };
         (conv.name.clone(), stats)
     });
     Ok(BnStats::new(plan, layers.collect(), batch_count * batches.size, batches.size)?)
 }
 
 /// Writes the patches from `first` on into `input`, as many as it holds.
-fn fill(
-    input: &mut [f32],
-    images: &PatchSet,
-    first: usize,
-    resolution: usize,
-    preprocessing: &Preprocessing,
-) -> Result<(), ShapeError> {
+fn fill(input: &mut [f32], images: &PatchSet, first: usize, resolution: usize, preprocessing: &Preprocessing) -> Result<(), ShapeError> {
     let per_image = preprocessing.channels() * resolution * resolution;
     for (offset, out) in input.chunks_exact_mut(per_image).enumerate() {
         let index = first + offset;

@@ -10,8 +10,9 @@
 pub mod files;
 pub mod space;
 
-pub mod data;
 pub mod image;
+
+pub mod data;
 
 pub mod checkpoint;
 
@@ -20,3 +21,7 @@ pub mod slice;
 pub mod onnx;
 
 pub mod runtime;
+
+pub mod calibrate;
+
+pub mod metrics;

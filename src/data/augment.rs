@@ -60,10 +60,7 @@ pub enum AugmentError {
 
 impl Augment {
     /// The centre crop alone, as when serving.
-    pub const NONE: Self = Self {
-        crop: RandomCrop::Centre,
-        flip: false,
-    };
+    pub const NONE: Self = Self { crop: RandomCrop::Centre, flip: false };
 
     /// Checks every field.
     ///
@@ -73,23 +70,13 @@ impl Augment {
     pub fn validate(&self) -> Result<(), AugmentError> {
         let rising = |name, range: [f64; 2], highest| {
             let [low, high] = range;
-            if low > 0.0 && low <= high && high <= highest {
-                Ok(())
-            } else {
-                Err(AugmentError::Range {
-                    name,
-                    range,
-                    highest,
-                })
-            }
+            if low > 0.0 && low <= high && high <= highest { Ok(()) } else { Err(AugmentError::Range { name, range, highest }) }
         };
         match self.crop {
             RandomCrop::Centre => Ok(()),
             RandomCrop::Pad { pad } if pad > MAX_PAD => Err(AugmentError::Pad(pad)),
             RandomCrop::Pad { .. } => Ok(()),
-            RandomCrop::Resized { scale, ratio } => {
-                rising("scale", scale, 1.0).and_then(|()| rising("ratio", ratio, 100.0))
-            }
+            RandomCrop::Resized { scale, ratio } => rising("scale", scale, 1.0).and_then(|()| rising("ratio", ratio, 100.0)),
         }
     }
 
@@ -98,21 +85,12 @@ impl Augment {
     /// # Errors
     ///
     /// [`ShapeError`] if the pixels' bytes do not fit their sizes.
-    pub fn apply(
-        &self,
-        pixels: &Pixels,
-        preprocessing: &Preprocessing,
-        rng: &mut impl Rng,
-    ) -> Result<Patch, ShapeError> {
+    pub fn apply(&self, pixels: &Pixels, preprocessing: &Preprocessing, rng: &mut impl Rng) -> Result<Patch, ShapeError> {
         let mut patch = match self.crop {
             RandomCrop::Centre => pixels.centre_crop(preprocessing)?,
             RandomCrop::Pad { pad } => {
                 let (right, down) = (rng.random_range(0..=2 * pad), rng.random_range(0..=2 * pad));
-                shift(
-                    &pixels.centre_crop(preprocessing)?,
-                    i64::from(right) - i64::from(pad),
-                    i64::from(down) - i64::from(pad),
-                )
+                shift(&pixels.centre_crop(preprocessing)?, i64::from(right) - i64::from(pad), i64::from(down) - i64::from(pad))
             }
             RandomCrop::Resized { scale, ratio } => {
                 let region = random_region(pixels, scale, ratio, rng);
@@ -139,26 +117,17 @@ fn shift(patch: &Patch, right: i64, down: i64) -> Patch {
         if (0..side).contains(&source_y) && first < last {
             let source = &patch.data[source_y as usize * row_bytes..][..row_bytes];
             let bytes = |column: i64| column as usize * channels;
-            row[bytes(first)..bytes(last)]
-                .copy_from_slice(&source[bytes(first + right)..bytes(last + right)]);
+            row[bytes(first)..bytes(last)].copy_from_slice(&source[bytes(first + right)..bytes(last + right)]);
         }
     }
-    Patch {
-        size: patch.size,
-        channels,
-        data,
-    }
+    Patch { size: patch.size, channels, data }
 }
 
 fn mirror(patch: &mut Patch) {
-    for row in patch
-        .data
-        .chunks_exact_mut((patch.size as usize * patch.channels).max(1))
-    {
+    for row in patch.data.chunks_exact_mut((patch.size as usize * patch.channels).max(1)) {
         row.reverse();
         // Reversing also turned the channels of each pixel around.
-        row.chunks_exact_mut(patch.channels)
-            .for_each(<[u8]>::reverse);
+        row.chunks_exact_mut(patch.channels).for_each(<[u8]>::reverse);
     }
 }
 
@@ -166,8 +135,7 @@ fn mirror(patch: &mut Patch) {
 /// allowed shape at the centre. Ratios are drawn on a logarithmic scale, so that wide and tall are equally likely.
 fn random_region(pixels: &Pixels, scale: [f64; 2], ratio: [f64; 2], rng: &mut impl Rng) -> Region {
     let (full_width, full_height) = (f64::from(pixels.width), f64::from(pixels.height));
-    let between =
-        |rng: &mut _, [low, high]: [f64; 2]| low + (high - low) * RngExt::random::<f64>(rng);
+    let between = |rng: &mut _, [low, high]: [f64; 2]| low + (high - low) * RngExt::random::<f64>(rng);
     for _ in 0..TRIES {
         let area = full_width * full_height * between(rng, scale);
         let shape = between(rng, ratio.map(f64::ln)).exp();
@@ -175,23 +143,13 @@ fn random_region(pixels: &Pixels, scale: [f64; 2], ratio: [f64; 2], rng: &mut im
         if (1.0..=full_width).contains(&width) && (1.0..=full_height).contains(&height) {
             let left = f64::from(rng.random_range(0..=pixels.width - width as u32));
             let top = f64::from(rng.random_range(0..=pixels.height - height as u32));
-            return Region {
-                left,
-                top,
-                width,
-                height,
-            };
+            return Region { left, top, width, height };
         }
     }
     let shape = (full_width / full_height).clamp(ratio[0], ratio[1]);
     let width = full_width.min(full_height * shape).round().max(1.0);
     let height = full_height.min(full_width / shape).round().max(1.0);
-    Region {
-        left: ((full_width - width) / 2.0).floor(),
-        top: ((full_height - height) / 2.0).floor(),
-        width,
-        height,
-    }
+    Region { left: ((full_width - width) / 2.0).floor(), top: ((full_height - height) / 2.0).floor(), width, height }
 }
 
 #[cfg(test)]
@@ -203,22 +161,11 @@ mod tests {
     use crate::image::Filter;
 
     fn preprocessing(crop: u32) -> Preprocessing {
-        Preprocessing {
-            resize: None,
-            filter: Filter::Bilinear,
-            crop,
-            mean: vec![0.0],
-            std: vec![1.0],
-            background: [0; 3],
-        }
+        Preprocessing { resize: None, filter: Filter::Bilinear, crop, mean: vec![0.0], std: vec![1.0], background: [0; 3] }
     }
 
     fn patch(channels: usize) -> Patch {
-        Patch {
-            size: 3,
-            channels,
-            data: (1..=9 * channels as u8).collect(),
-        }
+        Patch { size: 3, channels, data: (1..=9 * channels as u8).collect() }
     }
 
     #[test]
@@ -233,16 +180,9 @@ mod tests {
             ((0, -5), [0; 9]),
         ];
         for ((right, down), expected) in cases {
-            assert_eq!(
-                shift(&patch(1), right, down).data,
-                expected,
-                "({right}, {down})"
-            );
+            assert_eq!(shift(&patch(1), right, down).data, expected, "({right}, {down})");
         }
-        assert_eq!(
-            shift(&patch(3), 1, 2).data[..9],
-            [22, 23, 24, 25, 26, 27, 0, 0, 0]
-        );
+        assert_eq!(shift(&patch(3), 1, 2).data[..9], [22, 23, 24, 25, 26, 27, 0, 0, 0]);
     }
 
     #[test]
@@ -258,40 +198,18 @@ mod tests {
     fn regions_lie_inside_and_keep_their_ranges() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for (width, height) in [(1, 1), (40, 30), (1, 500), (500, 1), (33, 64)] {
-            let pixels = Pixels {
-                width,
-                height,
-                channels: 1,
-                data: vec![9; (width * height) as usize],
-            };
+            let pixels = Pixels { width, height, channels: 1, data: vec![9; (width * height) as usize] };
             for _ in 0..200 {
                 let region = random_region(&pixels, [0.2, 0.9], [0.75, 4.0 / 3.0], &mut rng);
-                assert!(
-                    region.left >= 0.0 && region.left + region.width <= f64::from(width),
-                    "{region:?}"
-                );
-                assert!(
-                    region.top >= 0.0 && region.top + region.height <= f64::from(height),
-                    "{region:?}"
-                );
+                assert!(region.left >= 0.0 && region.left + region.width <= f64::from(width), "{region:?}");
+                assert!(region.top >= 0.0 && region.top + region.height <= f64::from(height), "{region:?}");
                 if width.min(height) >= 30 {
                     let fraction = region.width * region.height / f64::from(width * height);
                     assert!((0.15..0.95).contains(&fraction), "{region:?}");
-                    assert!(
-                        (0.65..1.5).contains(&(region.width / region.height)),
-                        "{region:?}"
-                    );
+                    assert!((0.65..1.5).contains(&(region.width / region.height)), "{region:?}");
                 }
-                let augment = Augment {
-                    crop: RandomCrop::Resized {
-                        scale: [0.2, 0.9],
-                        ratio: [0.75, 1.3],
-                    },
-                    flip: true,
-                };
-                let patch = augment
-                    .apply(&pixels, &preprocessing(8), &mut rng)
-                    .expect("fits");
+                let augment = Augment { crop: RandomCrop::Resized { scale: [0.2, 0.9], ratio: [0.75, 1.3] }, flip: true };
+                let patch = augment.apply(&pixels, &preprocessing(8), &mut rng).expect("fits");
                 assert_eq!(patch.data, [9; 64]);
             }
         }
@@ -299,28 +217,15 @@ mod tests {
 
     #[test]
     fn same_state_same_patch_and_flips_happen() {
-        let pixels = Pixels {
-            width: 8,
-            height: 8,
-            channels: 1,
-            data: (0..64).collect(),
-        };
-        let augment = Augment {
-            crop: RandomCrop::Pad { pad: 2 },
-            flip: true,
-        };
+        let pixels = Pixels { width: 8, height: 8, channels: 1, data: (0..64).collect() };
+        let augment = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true };
         let draw = |seed| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            augment
-                .apply(&pixels, &preprocessing(8), &mut rng)
-                .expect("fits")
+            augment.apply(&pixels, &preprocessing(8), &mut rng).expect("fits")
         };
         let patches: Vec<Patch> = (0..64).map(draw).collect();
         assert_eq!(patches, (0..64).map(draw).collect::<Vec<_>>());
-        let mirrored = patches
-            .iter()
-            .filter(|patch| patch.data[8 * 4 + 3] > patch.data[8 * 4 + 4])
-            .count();
+        let mirrored = patches.iter().filter(|patch| patch.data[8 * 4 + 3] > patch.data[8 * 4 + 4]).count();
         assert!((16..48).contains(&mirrored), "{mirrored} of 64 mirrored");
     }
 
@@ -329,32 +234,17 @@ mod tests {
         let cases = [
             (r#"{"crop":{"kind":"centre"},"flip":false}"#, true),
             (r#"{"crop":{"kind":"pad","pad":4},"flip":true}"#, true),
-            (
-                r#"{"crop":{"kind":"resized","scale":[0.08,1.0],"ratio":[0.75,1.25]},"flip":true}"#,
-                true,
-            ),
+            (r#"{"crop":{"kind":"resized","scale":[0.08,1.0],"ratio":[0.75,1.25]},"flip":true}"#, true),
             (r#"{"crop":{"kind":"pad","pad":4000},"flip":true}"#, false),
-            (
-                r#"{"crop":{"kind":"resized","scale":[0.0,1.0],"ratio":[0.75,1.25]},"flip":true}"#,
-                false,
-            ),
-            (
-                r#"{"crop":{"kind":"resized","scale":[0.5,1.5],"ratio":[0.75,1.25]},"flip":true}"#,
-                false,
-            ),
-            (
-                r#"{"crop":{"kind":"resized","scale":[0.5,1.0],"ratio":[1.25,0.75]},"flip":true}"#,
-                false,
-            ),
+            (r#"{"crop":{"kind":"resized","scale":[0.0,1.0],"ratio":[0.75,1.25]},"flip":true}"#, false),
+            (r#"{"crop":{"kind":"resized","scale":[0.5,1.5],"ratio":[0.75,1.25]},"flip":true}"#, false),
+            (r#"{"crop":{"kind":"resized","scale":[0.5,1.0],"ratio":[1.25,0.75]},"flip":true}"#, false),
         ];
         for (text, valid) in cases {
             let augment: Augment = serde_json::from_str(text).expect(text);
             assert_eq!(augment.validate().is_ok(), valid, "{text}");
             assert_eq!(serde_json::to_string(&augment).expect("serialises"), text);
         }
-        assert!(
-            serde_json::from_str::<Augment>(r#"{"crop":{"kind":"centre"},"flip":false,"x":1}"#)
-                .is_err()
-        );
+        assert!(serde_json::from_str::<Augment>(r#"{"crop":{"kind":"centre"},"flip":false,"x":1}"#).is_err());
     }
 }

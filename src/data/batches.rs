@@ -85,25 +85,14 @@ impl Batches {
             Mode::Evaluation => (plan.batch_size > 0).then(|| len.div_ceil(plan.batch_size)),
         };
         let total = total.filter(|total| *total > 0);
-        let total = total.ok_or(DataError::TooFew {
-            len,
-            batch_size: plan.batch_size,
-        })?;
+        let total = total.ok_or(DataError::TooFew { len, batch_size: plan.batch_size })?;
         let order = Arc::new(order(len, &plan));
         let remaining = plan.skip.min(total)..total;
         let thread_count = plan.threads.clamp(1, remaining.len().max(1));
-        let mut batches = Self {
-            channels: Vec::new(),
-            threads: Vec::new(),
-            remaining,
-        };
+        let mut batches = Self { channels: Vec::new(), threads: Vec::new(), remaining };
         for thread in 0..thread_count {
             let (sender, receiver) = sync_channel(PREFETCH);
-            let (source, order, range) = (
-                Arc::clone(&source),
-                Arc::clone(&order),
-                batches.remaining.clone(),
-            );
+            let (source, order, range) = (Arc::clone(&source), Arc::clone(&order), batches.remaining.clone());
             let numbers = range.skip(thread).step_by(thread_count);
             let handle = Builder::new()
                 .name(format!("batches-{thread}"))
@@ -134,9 +123,7 @@ impl Iterator for Batches {
         self.channels.rotate_left(1);
         let batch = match result {
             Some(Ok(batch)) => batch,
-            _ => Err(DataError::Thread(
-                "it ended before its batches were done".to_owned(),
-            )),
+            _ => Err(DataError::Thread("it ended before its batches were done".to_owned())),
         };
         if batch.is_err() {
             self.stop();
@@ -186,17 +173,11 @@ fn produce(
 }
 
 fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, DataError> {
-    let mut batch = Batch {
-        images: Vec::new(),
-        labels: Vec::with_capacity(indices.len()),
-    };
+    let mut batch = Batch { images: Vec::new(), labels: Vec::with_capacity(indices.len()) };
     for &index in indices {
         let found = match plan.mode {
             Mode::Training => Some(next_readable(&source.images, index)?),
-            Mode::Evaluation => source
-                .images
-                .pixels_or_skip(index)?
-                .map(|pixels| (index, pixels)),
+            Mode::Evaluation => source.images.pixels_or_skip(index)?.map(|pixels| (index, pixels)),
         };
         let Some((index, pixels)) = found else {
             continue;
@@ -204,9 +185,7 @@ fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, D
         let patch = match plan.mode {
             Mode::Training => {
                 let mut rng = rng(Purpose::Augment, plan.seed, plan.epoch, index as u64);
-                source
-                    .augment
-                    .apply(&pixels, &source.preprocessing, &mut rng)?
+                source.augment.apply(&pixels, &source.preprocessing, &mut rng)?
             }
             Mode::Evaluation => pixels.centre_crop(&source.preprocessing)?,
         };
@@ -214,9 +193,7 @@ fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, D
             batch.images.reserve_exact(patch.data.len() * indices.len());
         }
         append_planar(&patch, &mut batch.images);
-        batch
-            .labels
-            .push(source.images.label(index).unwrap_or_default() as i64);
+        batch.labels.push(source.images.label(index).unwrap_or_default() as i64);
     }
     Ok(batch)
 }
@@ -230,11 +207,7 @@ fn next_readable(images: &ImageSet, index: usize) -> Result<(usize, Pixels), Dat
         }
     }
     let first = images.skipped().into_iter().next().unwrap_or_default();
-    Err(DataError::TooManyCorrupt {
-        count: len,
-        limit: len.saturating_sub(1),
-        first,
-    })
+    Err(DataError::TooManyCorrupt { count: len, limit: len.saturating_sub(1), first })
 }
 
 /// Appends a patch channel by channel.

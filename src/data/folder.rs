@@ -23,15 +23,10 @@ pub(super) fn class_names(split_dir: &Path) -> Result<Vec<String>, DataError> {
     visible_entries(split_dir)?
         .into_iter()
         .filter(|path| path.is_dir())
-        .map(
-            |path| match path.file_name().and_then(|name| name.to_str()) {
-                Some(name) => Ok(name.to_owned()),
-                None => Err(DataError::Format {
-                    path,
-                    problem: "the folder's name is not valid UTF-8".to_owned(),
-                }),
-            },
-        )
+        .map(|path| match path.file_name().and_then(|name| name.to_str()) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(DataError::Format { path, problem: "the folder's name is not valid UTF-8".to_owned() }),
+        })
         .collect()
 }
 
@@ -45,15 +40,9 @@ pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile
     for name in class_names(split_dir)? {
         let dir = split_dir.join(&name);
         let Some(label) = classes.iter().position(|class| *class == name) else {
-            return Err(DataError::UnknownClass {
-                path: dir,
-                class: name,
-                classes: classes.len(),
-            });
+            return Err(DataError::UnknownClass { path: dir, class: name, classes: classes.len() });
         };
-        let paths = visible_entries(&dir)?
-            .into_iter()
-            .filter(|path| path.is_file());
+        let paths = visible_entries(&dir)?.into_iter().filter(|path| path.is_file());
         files.extend(paths.map(|path| ImageFile { path, label }));
     }
     files.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));
@@ -62,10 +51,7 @@ pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile
 
 /// What a directory holds, sorted, without names that start with a dot.
 fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let io = |source| DataError::Io {
-        path: dir.to_owned(),
-        source,
-    };
+    let io = |source| DataError::Io { path: dir.to_owned(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)? {
         let entry = entry.map_err(io)?;

@@ -28,10 +28,7 @@ pub(super) struct IdxImages {
 
 /// The file `name` in `dir`, or `name.gz`, if either exists.
 pub(super) fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    [name.to_owned(), format!("{name}.gz")]
-        .into_iter()
-        .map(|name| dir.join(name))
-        .find(|path| path.is_file())
+    [name.to_owned(), format!("{name}.gz")].into_iter().map(|name| dir.join(name)).find(|path| path.is_file())
 }
 
 /// Reads an image file and a label file.
@@ -43,46 +40,23 @@ pub(super) fn read(path: &Path, labels_path: PathBuf) -> Result<IdxImages, DataE
     let ([count, height, width], pixels) = read_bytes::<3>(path)?;
     let ([label_count], labels) = read_bytes::<1>(&labels_path)?;
     if count != label_count {
-        let problem = format!(
-            "{label_count} labels for the {count} images of {}",
-            path.display()
-        );
-        return Err(DataError::Format {
-            path: labels_path,
-            problem,
-        });
+        let problem = format!("{label_count} labels for the {count} images of {}", path.display());
+        return Err(DataError::Format { path: labels_path, problem });
     }
-    Ok(IdxImages {
-        width,
-        height,
-        pixels,
-        labels,
-        labels_path,
-    })
+    Ok(IdxImages { width, height, pixels, labels, labels_path })
 }
 
 /// Reads an IDX file of unsigned bytes with `N` dimensions.
 fn read_bytes<const N: usize>(path: &Path) -> Result<([u32; N], Vec<u8>), DataError> {
-    let io = |source| DataError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let format = |problem| DataError::Format {
-        path: path.to_owned(),
-        problem,
-    };
+    let io = |source| DataError::Io { path: path.to_owned(), source };
+    let format = |problem| DataError::Format { path: path.to_owned(), problem };
     let file = BufReader::new(File::open(path).map_err(io)?);
-    let mut reader: Box<dyn Read> = if path.extension().is_some_and(|extension| extension == "gz") {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
+    let mut reader: Box<dyn Read> =
+        if path.extension().is_some_and(|extension| extension == "gz") { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     // A gzip stream that ends early or is damaged is the file's fault, not the system's.
     let read = |source: std::io::Error| match source.kind() {
         ErrorKind::UnexpectedEof => format("the file is truncated".to_owned()),
-        ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-            format(format!("damaged gzip data: {source}"))
-        }
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => format(format!("damaged gzip data: {source}")),
         _ => io(source),
     };
 
@@ -90,9 +64,7 @@ fn read_bytes<const N: usize>(path: &Path) -> Result<([u32; N], Vec<u8>), DataEr
     reader.read_exact(&mut word).map_err(read)?;
     let magic = [0, 0, 8, N as u8];
     if word != magic {
-        return Err(format(format!(
-            "magic number {word:02x?}; an IDX file of bytes in {N} dimensions has {magic:02x?}"
-        )));
+        return Err(format(format!("magic number {word:02x?}; an IDX file of bytes in {N} dimensions has {magic:02x?}")));
     }
     let mut dimensions = [0; N];
     for dimension in &mut dimensions {
@@ -101,31 +73,16 @@ fn read_bytes<const N: usize>(path: &Path) -> Result<([u32; N], Vec<u8>), DataEr
     }
     let expected = dimensions
         .iter()
-        .try_fold(1_u64, |product, dimension| {
-            product.checked_mul(u64::from(*dimension))
-        })
+        .try_fold(1_u64, |product, dimension| product.checked_mul(u64::from(*dimension)))
         .filter(|bytes| (1..=MAX_BYTES).contains(bytes))
-        .ok_or_else(|| {
-            format(format!(
-                "dimensions {dimensions:?}; they must make 1..={MAX_BYTES} bytes"
-            ))
-        })?;
+        .ok_or_else(|| format(format!("dimensions {dimensions:?}; they must make 1..={MAX_BYTES} bytes")))?;
 
     // One byte more than expected, to notice a longer file.
     let mut bytes = Vec::new();
-    reader
-        .take(expected + 1)
-        .read_to_end(&mut bytes)
-        .map_err(read)?;
+    reader.take(expected + 1).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() as u64 != expected {
-        let problem = if (bytes.len() as u64) < expected {
-            "truncated"
-        } else {
-            "too long"
-        };
-        return Err(format(format!(
-            "the file is {problem}: its header {dimensions:?} says {expected} bytes of data"
-        )));
+        let problem = if (bytes.len() as u64) < expected { "truncated" } else { "too long" };
+        return Err(format(format!("the file is {problem}: its header {dimensions:?} says {expected} bytes of data")));
     }
     Ok((dimensions, bytes))
 }

@@ -91,21 +91,10 @@ impl ImageSet {
             let labels = idx::find(dir, &labels_name).unwrap_or_else(|| dir.join(labels_name));
             return Self::from_idx(idx::read(&images, labels)?, options);
         }
-        let split_dir = folders
-            .iter()
-            .map(|name| dir.join(name))
-            .find(|path| path.is_dir());
-        let layout = || DataError::Layout {
-            path: dir.to_owned(),
-            split: folders[0],
-            expected: expected.clone(),
-        };
+        let split_dir = folders.iter().map(|name| dir.join(name)).find(|path| path.is_dir());
+        let layout = || DataError::Layout { path: dir.to_owned(), split: folders[0], expected: expected.clone() };
         let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
-        if set.is_empty() {
-            Err(layout())
-        } else {
-            Ok(set)
-        }
+        if set.is_empty() { Err(layout()) } else { Ok(set) }
     }
 
     fn from_idx(images: IdxImages, options: DataOptions) -> Result<Self, DataError> {
@@ -115,18 +104,9 @@ impl ImageSet {
             None => (0..=highest).map(|class| class.to_string()).collect(),
         };
         if usize::from(highest) >= classes.len() {
-            return Err(DataError::UnknownClass {
-                path: images.labels_path,
-                class: highest.to_string(),
-                classes: classes.len(),
-            });
+            return Err(DataError::UnknownClass { path: images.labels_path, class: highest.to_string(), classes: classes.len() });
         }
-        Ok(Self {
-            classes,
-            images: Images::Idx(images),
-            options,
-            corrupt: Mutex::default(),
-        })
+        Ok(Self { classes, images: Images::Idx(images), options, corrupt: Mutex::default() })
     }
 
     fn from_folder(dir: &Path, split_dir: &Path, options: DataOptions) -> Result<Self, DataError> {
@@ -136,12 +116,7 @@ impl ImageSet {
             None => folder::class_names(if train.is_dir() { &train } else { split_dir })?,
         };
         let files = folder::list(split_dir, &classes)?;
-        Ok(Self {
-            classes,
-            images: Images::Folder(files),
-            options,
-            corrupt: Mutex::default(),
-        })
+        Ok(Self { classes, images: Images::Folder(files), options, corrupt: Mutex::default() })
     }
 
     /// Number of images.
@@ -176,46 +151,20 @@ impl ImageSet {
     ///
     /// [`DataError::OutOfRange`], [`DataError::Io`] and [`DataError::Decode`].
     pub fn pixels(&self, index: usize) -> Result<Pixels, DataError> {
-        let out_of_range = || DataError::OutOfRange {
-            index,
-            len: self.len(),
-        };
+        let out_of_range = || DataError::OutOfRange { index, len: self.len() };
         match &self.images {
             Images::Idx(idx) => {
                 let bytes = idx.width as usize * idx.height as usize;
-                let grey = idx
-                    .pixels
-                    .chunks_exact(bytes)
-                    .nth(index)
-                    .ok_or_else(out_of_range)?;
+                let grey = idx.pixels.chunks_exact(bytes).nth(index).ok_or_else(out_of_range)?;
                 let channels = self.options.channels;
-                let data = grey
-                    .iter()
-                    .flat_map(|value| std::iter::repeat_n(*value, channels))
-                    .collect();
-                Ok(Pixels {
-                    width: idx.width,
-                    height: idx.height,
-                    channels,
-                    data,
-                })
+                let data = grey.iter().flat_map(|value| std::iter::repeat_n(*value, channels)).collect();
+                Ok(Pixels { width: idx.width, height: idx.height, channels, data })
             }
             Images::Folder(files) => {
                 let path = &files.get(index).ok_or_else(out_of_range)?.path;
-                let bytes = fs::read(path).map_err(|source| DataError::Io {
-                    path: path.clone(),
-                    source,
-                })?;
-                decode(
-                    &bytes,
-                    &self.options.limits,
-                    self.options.channels,
-                    self.options.background,
-                )
-                .map_err(|source| DataError::Decode {
-                    path: path.clone(),
-                    source,
-                })
+                let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+                decode(&bytes, &self.options.limits, self.options.channels, self.options.background)
+                    .map_err(|source| DataError::Decode { path: path.clone(), source })
             }
         }
     }
@@ -238,22 +187,13 @@ impl ImageSet {
         let limit = self.options.max_corrupt;
         if corrupt.len() > limit {
             let first = corrupt.values().next().cloned().unwrap_or(path);
-            return Err(DataError::TooManyCorrupt {
-                count: corrupt.len(),
-                limit,
-                first,
-            });
+            return Err(DataError::TooManyCorrupt { count: corrupt.len(), limit, first });
         }
         Ok(None)
     }
 
     /// The files that [`Self::pixels_or_skip`] skipped so far, in the order of their indices.
     pub fn skipped(&self) -> Vec<PathBuf> {
-        self.corrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }

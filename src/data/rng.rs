@@ -19,10 +19,7 @@ pub(super) enum Purpose {
 /// uses can collide.
 pub(super) fn rng(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (bytes, word) in key
-        .chunks_exact_mut(8)
-        .zip([seed, epoch, index, purpose as u64])
-    {
+    for (bytes, word) in key.chunks_exact_mut(8).zip([seed, epoch, index, purpose as u64]) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -47,9 +44,6 @@ mod tests {
         ];
         let draw = |(purpose, seed, epoch, index)| rng(purpose, seed, epoch, index).random::<u64>();
         assert_eq!(uses.map(draw), uses.map(draw));
-        assert_eq!(
-            uses.map(draw).into_iter().collect::<HashSet<_>>().len(),
-            uses.len()
-        );
+        assert_eq!(uses.map(draw).into_iter().collect::<HashSet<_>>().len(), uses.len());
     }
 }

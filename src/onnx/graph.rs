@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::proto::{
-    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, Model, Node, OperatorSet, Shape, StringEntry,
-    TensorType, Type, ValueInfo,
+    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, Model, Node, OperatorSet, Shape, StringEntry, TensorType,
+    Type, ValueInfo,
 };
 
 /// The operator set that all graphs use.
@@ -61,7 +61,6 @@ impl GraphBuilder {
         self.constants.push(Constant { dims, data_type: FLOAT, name: name.to_owned(), raw_data });
         name.to_owned()
     }
-
 
     /// Adds a node with one output, which is called as the node.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&str], attributes: &[(&str, Value)]) -> String {
