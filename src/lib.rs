@@ -25,3 +25,5 @@ pub mod runtime;
 pub mod calibrate;
 
 pub mod metrics;
+
+pub mod engine;

@@ -28,16 +28,16 @@ pub struct Budget {
 #[derive(Debug, Clone)]
 pub struct ChildStatus {
     /// The child.
-    pub child: Child,
+    pub child: Arc<Child>,
     /// What it costs.
     pub cost: Cost,
     /// Top-1 accuracy as a fraction, where it is known.
     pub accuracy: Option<f64>,
     /// What the accuracy was measured on.
-    pub accuracy_source: Option<AccuracySource>,
+    pub accuracy_source: Option<Arc<AccuracySource>>,
     /// Median time of one image on one thread of this device, in milliseconds, where it was measured.
     pub latency_ms: Option<f64>,
-    /// Where it is ready to be run from.
+    /// Where it was ready to be run from when this was asked.
     pub state: ChildState,
     /// Whether it was added to the family by a client.
     pub added: bool,
@@ -63,6 +63,17 @@ pub enum Source {
     Disk,
     /// It was sliced and recalibrated for this request.
     Built,
+}
+
+/// What networks run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The execution provider, such as `cpu`.
+    pub provider: String,
+    /// What ONNX Runtime says of its build.
+    pub runtime: String,
+    /// Networks that run side by side, on one thread each.
+    pub workers: usize,
 }
 
 /// The answer to a classification.

@@ -100,14 +100,19 @@ struct Pin {
     path: PathBuf,
 }
 
-/// Where `make fetch` puts the library: `native/onnxruntime-VERSION/` in the user's cache directory of `bignas`.
+/// Where `make fetch` puts the library: `onnxruntime-VERSION/` in `BIGNAS_NATIVE_DIR`, which by default is `native` in the
+/// user's cache directory of `bignas`.
 ///
 /// `None` where the user has no home directory.
 #[must_use]
 pub fn default_library() -> Option<PathBuf> {
     let pins: Pins = serde_json::from_str(include_str!("../../native.json")).ok()?;
-    let cache = directories::BaseDirs::new()?.cache_dir().join("bignas/native");
-    Some(cache.join(format!("onnxruntime-{}", pins.onnxruntime.version)).join(pins.onnxruntime.path))
+    let chosen = std::env::var_os("BIGNAS_NATIVE_DIR").filter(|directory| !directory.is_empty());
+    let native = match chosen {
+        Some(directory) => PathBuf::from(directory),
+        None => directories::BaseDirs::new()?.cache_dir().join("bignas/native"),
+    };
+    Some(native.join(format!("onnxruntime-{}", pins.onnxruntime.version)).join(pins.onnxruntime.path))
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
-//! ONNX Runtime: the one place that names it.
+//! ONNX Runtime: the one place that names it, and what runs networks.
 //!
 //! The library is loaded from a file when the program first needs it. A [`Network`] is a loaded graph with one owner at a
 //! time; whoever wants to run one network on several threads loads it several times.
 
+mod cache;
+mod latency;
 mod library;
 mod network;
+mod workers;
 
+pub use cache::MemoryCache;
+pub use latency::{LatencyTable, measure_latency_ms};
 pub use library::{Runtime, RuntimeError, default_library};
 pub use network::Network;
+pub use workers::{Full, Job, Workers};

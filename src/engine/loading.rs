@@ -1,0 +1,145 @@
+//! Getting a child into memory, once however many ask for it at the same time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{oneshot, watch};
+
+use super::build::BuildError;
+use super::loaded::LoadedChild;
+use super::types::{ClassifyError, Source};
+use super::{Engine, Inner};
+use crate::runtime::measure_latency_ms;
+use crate::space::{Child, ChildId};
+
+/// What a load ends in; `None` while it goes on.
+type Outcome = Option<Result<(Arc<LoadedChild>, Source), BuildError>>;
+
+/// The loads that go on, by child. Whoever asks for the same child waits for the same outcome.
+#[derive(Debug, Default)]
+pub(super) struct Loading(Mutex<HashMap<ChildId, watch::Receiver<Outcome>>>);
+
+impl Loading {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChildId, watch::Receiver<Outcome>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets a load when it ends, also by a panic.
+struct Registered {
+    inner: Arc<Inner>,
+    child: ChildId,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.inner.loading.lock().remove(&self.child);
+    }
+}
+
+impl Engine {
+    /// The child `id` in memory, loaded or built first where need be.
+    pub(super) async fn load(&self, id: ChildId) -> Result<(Arc<LoadedChild>, Source), ClassifyError> {
+        use std::sync::atomic::Ordering;
+        if self.inner.draining.load(Ordering::Acquire) {
+            return Err(ClassifyError::ShuttingDown);
+        }
+        let known = self.inner.registry.get(id).ok_or(ClassifyError::Unknown(id))?;
+        let (loaded, source) = match self.inner.cache.get(id) {
+            Some(loaded) => (loaded, Source::Memory),
+            None => self.load_once(known.child).await?,
+        };
+        let label = match source {
+            Source::Memory => "memory",
+            Source::Disk => "disk",
+            Source::Built => "built",
+        };
+        self.inner.metrics.child_source.with_label_values(&[label]).inc();
+        Ok((loaded, source))
+    }
+
+    /// As [`Engine::load`], of a child that is not in memory, whether or not it is known.
+    pub(super) async fn load_once(&self, child: Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
+        let id = child.id();
+        let mut outcome = self.join_or_begin(child)?;
+        match outcome.wait_for(Option::is_some).await {
+            Ok(done) => done.clone().unwrap_or(Err(BuildError::Lost(id))),
+            // The builder dropped its end without an outcome: it panicked.
+            Err(_) => Err(BuildError::Lost(id)),
+        }
+    }
+
+    fn join_or_begin(&self, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
+        let id = child.id();
+        let mut loading = self.inner.loading.lock();
+        if let Some(outcome) = loading.get(&id) {
+            return Ok(outcome.clone());
+        }
+        let (sender, receiver) = watch::channel(None);
+        let inner = Arc::clone(&self.inner);
+        let job = Box::new(move || {
+            let registered = Registered { inner: Arc::clone(&inner), child: id };
+            let outcome = inner.load_now(&child);
+            drop(registered);
+            // Everyone who asked may be gone; the child stays loaded for the next.
+            let _ = sender.send(Some(outcome));
+            if inner.latencies.get(id).is_none() {
+                inner.measure_now(id);
+            }
+        });
+        self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
+        loading.insert(id, receiver.clone());
+        Ok(receiver)
+    }
+
+    /// Waits until the latency of a loaded child is known.
+    pub(super) async fn measure(&self, id: ChildId) -> Result<(), BuildError> {
+        if self.inner.latencies.get(id).is_some() {
+            return Ok(());
+        }
+        let (sender, done) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        // The load's own measurement comes before this job in the queue.
+        let job = Box::new(move || {
+            if inner.latencies.get(id).is_none() {
+                inner.measure_now(id);
+            }
+            let _ = sender.send(());
+        });
+        self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
+        done.await.map_err(|_| BuildError::Lost(id))
+    }
+}
+
+impl Inner {
+    /// Loads a child on this thread, building it first where need be, and keeps it in memory.
+    pub(super) fn load_now(&self, child: &Child) -> Result<(Arc<LoadedChild>, Source), BuildError> {
+        let id = child.id();
+        if let Some(loaded) = self.cache.get(id) {
+            return Ok((loaded, Source::Memory));
+        }
+        let built = self.builder.get(child)?;
+        let source = if built.from_disk { Source::Disk } else { Source::Built };
+        let loaded = self.builder.timed("load", || LoadedChild::new(&self.builder.runtime, id, built.onnx));
+        let loaded = Arc::new(loaded.map_err(|source| BuildError::Load { child: id, source: Arc::new(source) })?);
+        let bytes = loaded.bytes(self.options.workers());
+        let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
+        self.metrics.cache_evictions.inc_by(dropped as u64);
+        self.record_usage();
+        Ok((loaded, source))
+    }
+
+    /// Measures the latency of a child in memory; one that was dropped meanwhile stays unmeasured.
+    pub(super) fn measure_now(&self, id: ChildId) {
+        let Some(loaded) = self.cache.get(id) else { return };
+        let measured = loaded.session(&self.builder.runtime).and_then(|mut network| measure_latency_ms(&mut network));
+        match measured {
+            Ok(latency_ms) => {
+                if let Err(error) = self.latencies.insert(id, latency_ms) {
+                    tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");
+                }
+            }
+            Err(error) => tracing::warn!(child = %id, %error, "a latency could not be measured"),
+        }
+    }
+}

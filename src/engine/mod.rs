@@ -1,0 +1,280 @@
+//! The engine: from a budget to a child, and from images to logits.
+//!
+//! It knows the children of one model, builds one when it is first asked for, keeps built ones on disk and loaded ones in
+//! memory, each up to a limit, and runs them on worker threads behind a bounded queue. It knows nothing of HTTP.
+
+mod build;
+mod loaded;
+mod loading;
+mod options;
+mod registry;
+mod resolve;
+mod store;
+mod types;
+mod warm_up;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+pub use build::BuildError;
+pub use options::EngineOptions;
+pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, ResolveError, Source};
+
+use build::Builder;
+use loaded::LoadedChild;
+use loading::Loading;
+use registry::{Known, Registry};
+use store::Store;
+
+use crate::checkpoint::{Model, ModelCard};
+use crate::image::Patch;
+use crate::metrics::Metrics;
+use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
+use crate::space::{ChildId, Choices};
+
+/// Serves the children of one model. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    builder: Builder,
+    registry: Registry,
+    cache: MemoryCache<ChildId, LoadedChild>,
+    loading: Loading,
+    latencies: LatencyTable,
+    metrics: Arc<Metrics>,
+    options: EngineOptions,
+    /// Where networks run; one thread each.
+    workers: Workers,
+    /// Where children are built, one after another.
+    builders: Workers,
+    ready: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// A server that cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The model has no children to serve.
+    #[error("model {0} has no family: run `bignas search` first")]
+    NoFamily(String),
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl Engine {
+    /// Starts worker and builder threads for `model`, and the warm-up behind them.
+    ///
+    /// # Errors
+    /// [`StartError`] where there is nothing to serve or no thread to serve it.
+    pub fn start(model: Model, runtime: Runtime, metrics: Arc<Metrics>, options: EngineOptions) -> Result<Self, StartError> {
+        if model.family.members.is_empty() {
+            return Err(StartError::NoFamily(model.card.name.clone()));
+        }
+        let directory = options.cache_dir();
+        let store = Store::open(&directory.join("built"), options.disk_limit_bytes);
+        metrics.disk_bytes.set(store.bytes() as i64);
+        let count_panics = |metrics: &Arc<Metrics>| {
+            let metrics = Arc::clone(metrics);
+            move || metrics.panics.inc()
+        };
+        let workers = Workers::start("worker", options.workers(), options.queue_limit_images, count_panics(&metrics));
+        let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
+        let inner = Inner {
+            registry: Registry::open(&model, &directory.join("added"), options.max_added_children),
+            cache: MemoryCache::new(options.memory_limit_bytes),
+            loading: Loading::default(),
+            latencies: LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1),
+            workers: workers.map_err(StartError::Thread)?,
+            builders: builders.map_err(StartError::Thread)?,
+            builder: Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), options.build_threads()),
+            metrics,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            options,
+        };
+        let engine = Self { inner: Arc::new(inner) };
+        engine.start_warm_up().map_err(StartError::Thread)?;
+        Ok(engine)
+    }
+
+    /// What the model says of itself.
+    #[must_use]
+    pub fn card(&self) -> &ModelCard {
+        &self.inner.builder.model.card
+    }
+
+    /// The metrics that the engine keeps.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
+    /// What networks run on.
+    #[must_use]
+    pub fn device(&self) -> DeviceInfo {
+        let runtime = self.inner.builder.runtime.build_info().to_owned();
+        DeviceInfo { provider: "cpu".to_owned(), runtime, workers: self.inner.options.workers() }
+    }
+
+    /// Whether every latency that can be measured at start has been.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Acquire)
+    }
+
+    /// Refuses new work from now on; what was accepted is finished.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// All children, cheapest first.
+    #[must_use]
+    pub fn children(&self) -> Vec<ChildStatus> {
+        let status = |known| self.with_state(self.status(known));
+        self.inner.registry.all().into_iter().map(status).collect()
+    }
+
+    /// The child called `id`.
+    #[must_use]
+    pub fn child(&self, id: ChildId) -> Option<ChildStatus> {
+        self.inner.registry.get(id).map(|known| self.with_state(self.status(known)))
+    }
+
+    /// The most accurate child within `budget`; without upper bounds, within the server's default.
+    ///
+    /// # Errors
+    /// [`ResolveError`] says what the smallest child costs, or how accurate the best is.
+    pub fn resolve(&self, budget: &Budget) -> Result<ChildStatus, ResolveError> {
+        let mut budget = *budget;
+        if budget.mflops.is_none() && budget.params.is_none() && budget.latency_ms.is_none() {
+            budget.mflops = self.inner.options.default_mflops;
+        }
+        let children: Vec<ChildStatus> = self.inner.registry.all().into_iter().map(|known| self.status(known)).collect();
+        resolve::resolve(&children, &budget).cloned()
+    }
+
+    /// Logits of `patches` from the child `id`, which is loaded or built first where need be. Dropping the future withdraws
+    /// the request; a build that has begun goes on.
+    ///
+    /// # Errors
+    /// [`ClassifyError`].
+    pub async fn classify(&self, id: ChildId, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
+        let (loaded, source) = self.load(id).await?;
+        let accepted = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let images = patches.len();
+        let inner = Arc::clone(&self.inner);
+        let job = Box::new(move || {
+            inner.metrics.queue_depth.set(inner.workers.waiting() as i64);
+            if reply.is_closed() {
+                return;
+            }
+            let taken = Instant::now();
+            inner.metrics.batch_size.observe(patches.len() as f64);
+            let logits = loaded.run(&inner.builder.runtime, &patches, &inner.builder.model.card.preprocessing);
+            let answer = logits.map(|logits| Answer { logits, source, queue: taken - accepted, inference: taken.elapsed() });
+            // The client may be gone by now.
+            let _ = reply.send(answer);
+        });
+        if let Err(full) = self.inner.workers.submit(images, job) {
+            return Err(ClassifyError::Overloaded { retry_after_s: self.seconds_to_drain(full.waiting, id) });
+        }
+        self.inner.metrics.queue_depth.set(self.inner.workers.waiting() as i64);
+        let result = answer.await.map_err(|_| ClassifyError::WorkerLost)?;
+        result.map_err(|error| ClassifyError::Runtime(Arc::new(error)))
+    }
+
+    /// The deployable graph of the child `id`, built first where need be.
+    ///
+    /// # Errors
+    /// [`ClassifyError`].
+    pub async fn onnx(&self, id: ChildId) -> Result<Arc<Vec<u8>>, ClassifyError> {
+        let (loaded, _) = self.load(id).await?;
+        Ok(Arc::clone(loaded.onnx()))
+    }
+
+    /// Adds a child: it is sliced, recalibrated, measured and listed. One that is known already is returned as it is.
+    ///
+    /// # Errors
+    /// [`AddError`]; a child that cannot be built is not added.
+    pub async fn add(&self, choices: Choices) -> Result<ChildStatus, AddError> {
+        let child = self.inner.registry.check(choices)?;
+        let id = child.id();
+        // Listed first, so that the limit holds however many are added at once.
+        let is_new = self.inner.registry.insert(child)?;
+        if is_new {
+            let built = match self.load(id).await {
+                Ok(_) => self.measure(id).await,
+                Err(ClassifyError::Build(error)) => Err(error),
+                Err(_) => Err(BuildError::Lost(id)),
+            };
+            if let Err(error) = built {
+                // It may have been removed by its client meanwhile.
+                let _ = self.inner.registry.remove(id);
+                return Err(error.into());
+            }
+            self.inner.registry.save();
+        }
+        self.child(id).ok_or(AddError::Build(BuildError::Lost(id)))
+    }
+
+    /// Removes an added child, from memory and disk too.
+    ///
+    /// # Errors
+    /// [`RemoveError`] where it is unknown or belongs to the family.
+    pub fn remove(&self, id: ChildId) -> Result<(), RemoveError> {
+        self.inner.registry.remove(id)?;
+        self.inner.registry.save();
+        self.inner.cache.remove(id);
+        self.inner.builder.store.remove(&self.inner.builder.key(id));
+        self.inner.record_usage();
+        Ok(())
+    }
+
+    /// How long the queue takes to empty at the child's measured pace, in whole seconds, at least 1.
+    fn seconds_to_drain(&self, waiting: usize, id: ChildId) -> u64 {
+        let per_image_ms = self.inner.latencies.get(id).unwrap_or(10.0);
+        let seconds = waiting as f64 * per_image_ms / 1e3 / self.inner.options.workers() as f64;
+        (seconds.ceil() as u64).max(1)
+    }
+
+    fn status(&self, known: Known) -> ChildStatus {
+        let latency_ms = self.inner.latencies.get(known.child.id());
+        ChildStatus {
+            child: known.child,
+            cost: known.cost,
+            accuracy: known.accuracy,
+            accuracy_source: known.accuracy_source,
+            latency_ms,
+            state: ChildState::Unbuilt,
+            added: known.added,
+        }
+    }
+
+    fn with_state(&self, mut status: ChildStatus) -> ChildStatus {
+        let id = status.child.id();
+        if self.inner.cache.contains(id) {
+            status.state = ChildState::Loaded;
+        } else if self.inner.builder.store.contains(&self.inner.builder.key(id)) {
+            status.state = ChildState::Disk;
+        }
+        status
+    }
+}
+
+impl Inner {
+    fn record_usage(&self) {
+        let (bytes, children) = self.cache.usage();
+        self.metrics.cache_bytes.set(bytes as i64);
+        self.metrics.loaded_children.set(children as i64);
+    }
+}

@@ -1,0 +1,70 @@
+//! Settings of the engine, as flags and environment variables.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Limits and places of the engine.
+#[derive(Debug, Clone, Args)]
+pub struct EngineOptions {
+    /// The ONNX Runtime library; where `make fetch` puts it, if not given
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Where built children and measured latencies are kept; the user's cache directory, if not given
+    #[arg(long, env = "BIGNAS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes of loaded children in memory; the least recently used are dropped beyond that
+    #[arg(long, env = "BIGNAS_MEMORY_LIMIT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub memory_limit_bytes: u64,
+    /// Bytes of built children on disk; the least recently used are deleted beyond that
+    #[arg(long, env = "BIGNAS_DISK_LIMIT_BYTES", value_name = "BYTES", default_value_t = 4 << 30)]
+    pub disk_limit_bytes: u64,
+    /// Threads that run networks, one run each; as many as cores, if not given
+    #[arg(long, env = "BIGNAS_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Images that may wait for a worker; more are refused with 429
+    #[arg(long, env = "BIGNAS_QUEUE_LIMIT_IMAGES", value_name = "IMAGES", default_value_t = 256)]
+    pub queue_limit_images: usize,
+    /// Threads that one recalibration computes on; half the cores, if not given
+    #[arg(long, env = "BIGNAS_BUILD_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub build_threads: Option<u16>,
+    /// Children that may wait to be built; more are refused with 429
+    #[arg(long, env = "BIGNAS_BUILD_QUEUE_LIMIT", value_name = "CHILDREN", default_value_t = 16)]
+    pub build_queue_limit: usize,
+    /// Children that clients may add to the family
+    #[arg(long, env = "BIGNAS_MAX_ADDED_CHILDREN", value_name = "CHILDREN", default_value_t = 64)]
+    pub max_added_children: usize,
+    /// Budget of a request that gives none, in millions of multiply-adds; the most accurate child, if not given
+    #[arg(long, env = "BIGNAS_DEFAULT_MFLOPS", value_name = "MFLOPS")]
+    pub default_mflops: Option<f64>,
+    /// Whether to build the family and measure its latencies, where unknown, before the server says that it is ready
+    #[arg(long, env = "BIGNAS_WARM_UP", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub warm_up: bool,
+}
+
+impl EngineOptions {
+    /// Where built children and latencies are kept.
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
+        let default = || directories::BaseDirs::new().map(|base| base.cache_dir().join("bignas"));
+        // A user without home directory gets a cache as short-lived as the process's other temporary files.
+        self.cache_dir.clone().or_else(default).unwrap_or_else(|| std::env::temp_dir().join("bignas"))
+    }
+
+    /// Threads that run networks.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.map_or_else(cores, usize::from)
+    }
+
+    /// Threads that one recalibration computes on.
+    #[must_use]
+    pub fn build_threads(&self) -> usize {
+        self.build_threads.map_or_else(|| (cores() / 2).max(1), usize::from)
+    }
+}
+
+/// Cores that this process may use, as its container sees them.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,113 @@
+//! The children that a server knows: the model's family, and those that clients added.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::types::{AddError, RemoveError};
+use crate::checkpoint::{AccuracySource, Model};
+use crate::files::write_atomically;
+use crate::space::{Child, ChildId, Choices, Cost, Plan, SearchSpace};
+
+/// A known child.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) child: Arc<Child>,
+    pub(super) cost: Cost,
+    pub(super) accuracy: Option<f64>,
+    pub(super) accuracy_source: Option<Arc<AccuracySource>>,
+    pub(super) added: bool,
+}
+
+/// All known children, cheapest first. Added ones survive a restart where the disk allows it.
+#[derive(Debug)]
+pub(super) struct Registry {
+    known: RwLock<Vec<Known>>,
+    file: PathBuf,
+    space: SearchSpace,
+    classes: usize,
+    max_added: usize,
+}
+
+impl Registry {
+    /// The family of `model`, and what clients added before, which lies in `directory`.
+    pub(super) fn open(model: &Model, directory: &Path, max_added: usize) -> Self {
+        let family = model.family.members.iter().map(|member| {
+            let source = member.accuracy_source.clone().map(Arc::new);
+            known(model, member.child.clone(), member.accuracy, source, false)
+        });
+        let file = directory.join(format!("{}.json", model.card.weights_sha256));
+        let registry = Self {
+            known: RwLock::new(family.collect()),
+            file,
+            space: model.card.space.clone(),
+            classes: model.card.labels.len(),
+            max_added,
+        };
+        let added = std::fs::read(&registry.file).ok().and_then(|bytes| serde_json::from_slice::<Vec<Choices>>(&bytes).ok());
+        for choices in added.unwrap_or_default() {
+            if let Err(error) = registry.check(choices).and_then(|child| registry.insert(child)) {
+                tracing::warn!(%error, "a child added before cannot be kept");
+            }
+        }
+        registry
+    }
+
+    /// Checks choices against the space.
+    pub(super) fn check(&self, choices: Choices) -> Result<Child, AddError> {
+        Ok(Child::new(&self.space, choices)?)
+    }
+
+    /// Adds a child; one that is known already is left as it is. Returns whether it is new.
+    pub(super) fn insert(&self, child: Child) -> Result<bool, AddError> {
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if all.iter().any(|known| known.child.id() == child.id()) {
+            return Ok(false);
+        }
+        if all.iter().filter(|known| known.added).count() >= self.max_added {
+            return Err(AddError::Full { limit: self.max_added });
+        }
+        let cost = Plan::new(&self.space, &child, self.classes).cost();
+        let at = all.partition_point(|known| known.cost.macs.total() <= cost.macs.total());
+        all.insert(at, Known { child: Arc::new(child), cost, accuracy: None, accuracy_source: None, added: true });
+        Ok(true)
+    }
+
+    /// Removes an added child.
+    pub(super) fn remove(&self, id: ChildId) -> Result<(), RemoveError> {
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().position(|known| known.child.id() == id).ok_or(RemoveError::Unknown(id))?;
+        if !all[at].added {
+            return Err(RemoveError::Family(id));
+        }
+        all.remove(at);
+        Ok(())
+    }
+
+    /// All known children, cheapest first.
+    pub(super) fn all(&self) -> Vec<Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The child called `id`.
+    pub(super) fn get(&self, id: ChildId) -> Option<Known> {
+        let all = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|known| known.child.id() == id).cloned()
+    }
+
+    /// Writes the added children to disk; where that fails, they are forgotten at the next start.
+    pub(super) fn save(&self) {
+        let added: Vec<Choices> = self.all().iter().filter(|known| known.added).map(|known| known.child.choices().clone()).collect();
+        let directory = self.file.parent().unwrap_or(Path::new("."));
+        let written = std::fs::create_dir_all(directory)
+            .and_then(|()| Ok(serde_json::to_vec_pretty(&added)?))
+            .and_then(|bytes| write_atomically(&self.file, &bytes));
+        if let Err(error) = written {
+            tracing::warn!(file = %self.file.display(), %error, "added children cannot be kept beyond this process");
+        }
+    }
+}
+
+fn known(model: &Model, child: Child, accuracy: Option<f64>, accuracy_source: Option<Arc<AccuracySource>>, added: bool) -> Known {
+    let cost = Plan::new(&model.card.space, &child, model.card.labels.len()).cost();
+    Known { child: Arc::new(child), cost, accuracy, accuracy_source, added }
+}

@@ -1,0 +1,131 @@
+//! Loaded networks in memory, up to a limit in bytes; the least recently used go first.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Shared values by key, with their sizes.
+#[derive(Debug)]
+pub struct MemoryCache<K, V> {
+    limit_bytes: u64,
+    entries: Mutex<Entries<K, V>>,
+}
+
+#[derive(Debug)]
+struct Entries<K, V> {
+    by_key: HashMap<K, Entry<V>>,
+    bytes: u64,
+    /// Counts accesses; the higher an entry's, the more recently it was used.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: Arc<V>,
+    bytes: u64,
+    used: u64,
+}
+
+impl<K: Copy + Eq + Hash, V> MemoryCache<K, V> {
+    /// An empty cache for up to `limit_bytes`.
+    #[must_use]
+    pub fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, entries: Mutex::new(Entries { by_key: HashMap::new(), bytes: 0, clock: 0 }) }
+    }
+
+    /// The value of `key`, which thereby becomes the most recently used.
+    pub fn get(&self, key: K) -> Option<Arc<V>> {
+        let mut entries = self.lock();
+        entries.clock += 1;
+        let clock = entries.clock;
+        let entry = entries.by_key.get_mut(&key)?;
+        entry.used = clock;
+        Some(Arc::clone(&entry.value))
+    }
+
+    /// Whether `key` is there; does not count as a use.
+    #[must_use]
+    pub fn contains(&self, key: K) -> bool {
+        self.lock().by_key.contains_key(&key)
+    }
+
+    /// Keeps `value`, of `bytes` bytes, and drops the least recently used others until all fit. The new value stays even
+    /// where it alone exceeds the limit. Returns how many were dropped.
+    pub fn insert(&self, key: K, value: Arc<V>, bytes: u64) -> usize {
+        let mut entries = self.lock();
+        entries.remove(key);
+        entries.clock += 1;
+        let used = entries.clock;
+        entries.bytes += bytes;
+        entries.by_key.insert(key, Entry { value, bytes, used });
+        let mut dropped = 0;
+        while entries.bytes > self.limit_bytes && entries.by_key.len() > 1 {
+            let oldest = entries.by_key.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
+            let Some(oldest) = oldest else { break };
+            entries.remove(oldest);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Drops `key`.
+    pub fn remove(&self, key: K) {
+        self.lock().remove(key);
+    }
+
+    /// Bytes kept, and how many values.
+    #[must_use]
+    pub fn usage(&self) -> (u64, usize) {
+        let entries = self.lock();
+        (entries.bytes, entries.by_key.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries<K, V>> {
+        // No code that can panic runs under the lock.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash, V> Entries<K, V> {
+    fn remove(&mut self, key: K) {
+        if let Some(entry) = self.by_key.remove(&key) {
+            self.bytes -= entry.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(limit_bytes: u64, inserts: &[(u32, u64)]) -> MemoryCache<u32, u32> {
+        let cache = MemoryCache::new(limit_bytes);
+        inserts.iter().for_each(|&(key, bytes)| drop(cache.insert(key, Arc::new(key), bytes)));
+        cache
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let cache = cache(30, &[(1, 10), (2, 10), (3, 10)]);
+        assert!(cache.get(1).is_some());
+        assert_eq!(cache.insert(4, Arc::new(4), 20), 2);
+        assert_eq!([1, 2, 3, 4].map(|key| cache.contains(key)), [true, false, false, true]);
+        assert_eq!(cache.usage(), (30, 2));
+    }
+
+    #[test]
+    fn a_value_above_the_limit_stays_alone() {
+        let cache = cache(5, &[(1, 3), (2, 100)]);
+        assert_eq!(cache.usage(), (100, 1));
+        assert!(cache.contains(2));
+    }
+
+    #[test]
+    fn replacing_and_removing_keep_the_sum_right() {
+        let cache = cache(100, &[(1, 10), (1, 30), (2, 5)]);
+        assert_eq!(cache.usage(), (35, 2));
+        cache.remove(1);
+        cache.remove(1);
+        assert_eq!(cache.usage(), (5, 1));
+    }
+}

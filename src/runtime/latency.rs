@@ -1,0 +1,104 @@
+//! Latencies of networks on this device, measured at batch 1 and kept on disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Network, Runtime, RuntimeError};
+use crate::files::{sha256, write_atomically};
+use crate::space::ChildId;
+
+/// Runs before measuring, in which buffers are allocated and caches filled.
+const WARM_UP_RUNS: usize = 3;
+/// Measured runs at most; their median is kept.
+const RUNS: usize = 30;
+/// After this long, a measurement makes do with the runs it has.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// Median time of one image through `network`, in milliseconds.
+///
+/// # Errors
+/// [`RuntimeError`] where the network does not run.
+pub fn measure_latency_ms(network: &mut Network) -> Result<f64, RuntimeError> {
+    let image = vec![0.0; network.input_shape().iter().product()];
+    for _ in 0..WARM_UP_RUNS {
+        network.run(&image, 1)?;
+    }
+    let begin = Instant::now();
+    let mut times_ms = Vec::with_capacity(RUNS);
+    while times_ms.len() < RUNS && (times_ms.is_empty() || begin.elapsed() < LONGEST) {
+        let start = Instant::now();
+        network.run(&image, 1)?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times_ms.sort_by(f64::total_cmp);
+    Ok(times_ms[times_ms.len() / 2])
+}
+
+/// The latencies measured for one model on this device.
+#[derive(Debug)]
+pub struct LatencyTable {
+    path: PathBuf,
+    device: String,
+    measured_ms: Mutex<BTreeMap<ChildId, f64>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TableFile {
+    device: String,
+    latency_ms: BTreeMap<ChildId, f64>,
+}
+
+impl LatencyTable {
+    /// Opens the table of the model with these weights in `directory`; empty where none of this device is there.
+    ///
+    /// A table that does not parse is ignored: measuring again costs less than a server that does not start.
+    #[must_use]
+    pub fn open(directory: &Path, weights_sha256: &str, runtime: &Runtime, threads: usize) -> Self {
+        let device = device(runtime, threads);
+        let name = sha256(format!("{weights_sha256}\n{device}").as_bytes());
+        let path = directory.join(format!("{}.json", &name[..32]));
+        let file = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<TableFile>(&bytes).ok());
+        let measured_ms = file.filter(|file| file.device == device).map(|file| file.latency_ms).unwrap_or_default();
+        Self { path, device, measured_ms: Mutex::new(measured_ms) }
+    }
+
+    /// The latency of a child in milliseconds, where it was measured.
+    #[must_use]
+    pub fn get(&self, child: ChildId) -> Option<f64> {
+        self.lock().get(&child).copied()
+    }
+
+    /// Keeps a measurement, in memory and on disk.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] where the table could not be written; the measurement is then kept in memory.
+    pub fn insert(&self, child: ChildId, latency_ms: f64) -> std::io::Result<()> {
+        let latency_ms = {
+            let mut measured = self.lock();
+            measured.insert(child, latency_ms);
+            measured.clone()
+        };
+        let bytes = serde_json::to_vec_pretty(&TableFile { device: self.device.clone(), latency_ms })?;
+        if let Some(parent) = self.path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        write_atomically(&self.path, &bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ChildId, f64>> {
+        self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a latency depends on beside the network: processor, ONNX Runtime, threads of a run.
+fn device(runtime: &Runtime, threads: usize) -> String {
+    let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("cpu: {model}, {cores} cores; threads a run: {threads}; {}", runtime.build_info())
+}
