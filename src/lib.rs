@@ -24,6 +24,14 @@ pub mod runtime;
 
 pub mod calibrate;
 
+pub mod deploy;
+
+pub mod evaluate;
+
+pub mod search;
+
 pub mod metrics;
 
 pub mod engine;
+
+pub mod cli;

@@ -1,44 +1,38 @@
 //! Building a child: slice, recalibrate, export; and loading what was built.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::store::{Receipt, Store};
-use crate::calibrate::{Batches, CalibrateError, recalibrate};
-use crate::checkpoint::{Model, ModelError, StatisticsError};
+use crate::calibrate::Batches;
+use crate::checkpoint::{Model, ModelError};
+use crate::deploy::{DeployError, deploy};
 use crate::files::sha256;
 use crate::metrics::Metrics;
-use crate::onnx::{self, EXPORTER_VERSION, Metadata};
+use crate::onnx::EXPORTER_VERSION;
 use crate::runtime::{Runtime, RuntimeError};
-use crate::slice::{SliceError, slice};
-use crate::space::{Child, ChildId, Plan};
+use crate::space::{Child, ChildId};
 
 /// A child that could not be built.
 #[derive(Debug, Clone, Error)]
 pub enum BuildError {
-    /// The weights do not hold the child.
-    #[error(transparent)]
-    Slice(#[from] SliceError),
     /// There are no images to recalibrate on.
     #[error("model {0} ships no calibration images, so only children built before can be served")]
     NoCalibration(String),
     /// The calibration images are unreadable.
     #[error("the calibration images cannot be read")]
     Images(#[source] Arc<ModelError>),
-    /// Recalibration failed.
-    #[error("child {child} could not be recalibrated")]
-    Calibrate {
+    /// Slicing, recalibration or export failed.
+    #[error("child {child} could not be built")]
+    Deploy {
         /// The child.
         child: ChildId,
         /// What failed.
         #[source]
-        source: Arc<CalibrateError>,
+        source: Arc<DeployError>,
     },
-    /// The measured statistics do not fit.
-    #[error(transparent)]
-    Statistics(#[from] StatisticsError),
     /// ONNX Runtime refused the built graph.
     #[error("child {child} could not be loaded")]
     Load {
@@ -105,37 +99,33 @@ impl Builder {
 
     fn build(&self, child: &Child) -> Result<(Vec<u8>, Receipt), BuildError> {
         let card = &self.model.card;
-        let id = child.id();
-        let begin = Instant::now();
-        let plan = Plan::new(&card.space, child, card.labels.len());
-        let net = self.timed("slice", || slice(&self.model.weights, &plan))?;
-        let stats = self.timed("calibrate", || {
-            let images = self.model.calibration_images().map_err(|error| BuildError::Images(Arc::new(error)))?;
-            let (Some(images), Some(calibration)) = (images, &card.calibration) else {
-                return Err(BuildError::NoCalibration(card.name.clone()));
-            };
-            recalibrate(&self.runtime, &net, &images, &card.preprocessing, Batches::of(calibration.batch), self.threads)
-                .map_err(|source| BuildError::Calibrate { child: id, source: Arc::new(source) })
-        })?;
-        let metadata =
-            Metadata { model: &card.name, weights_sha256: &card.weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing };
-        let onnx = self.timed("export", || onnx::deployable(&net, &stats, metadata))?;
-        let receipt = Receipt { onnx_sha256: sha256(&onnx), statistics_sha256: stats.checksum(), calibration_images: stats.images() };
+        let images = self.model.calibration_images().map_err(|error| BuildError::Images(Arc::new(error)))?;
+        let (Some(images), Some(calibration)) = (images, &card.calibration) else {
+            return Err(BuildError::NoCalibration(card.name.clone()));
+        };
+        let deployed = deploy(&self.model, child, &self.runtime, &images, Batches::of(calibration.batch), self.threads)
+            .map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
+        self.record("slice", deployed.times.slice);
+        self.record("calibrate", deployed.times.calibrate);
+        self.record("export", deployed.times.export);
+        let receipt = Receipt {
+            onnx_sha256: sha256(&deployed.onnx),
+            statistics_sha256: deployed.stats.checksum(),
+            calibration_images: deployed.stats.images(),
+        };
         tracing::info!(
-            child = %id,
-            mflops = plan.cost().macs.millions(),
+            child = %child.id(),
             calibration_images = receipt.calibration_images,
             statistics_sha256 = receipt.statistics_sha256,
-            seconds = begin.elapsed().as_secs_f64(),
+            calibrate_seconds = deployed.times.calibrate.as_secs_f64(),
             "built"
         );
-        Ok((onnx, receipt))
+        Ok((deployed.onnx, receipt))
     }
 
-    /// Runs one stage and records its time.
-    pub(super) fn timed<T>(&self, stage: &str, run: impl FnOnce() -> T) -> T {
-        let _records_when_dropped = self.metrics.build_seconds.with_label_values(&[stage]).start_timer();
-        run()
+    /// Records the time of one stage.
+    pub(super) fn record(&self, stage: &str, time: Duration) {
+        self.metrics.build_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
@@ -120,7 +121,9 @@ impl Inner {
         }
         let built = self.builder.get(child)?;
         let source = if built.from_disk { Source::Disk } else { Source::Built };
-        let loaded = self.builder.timed("load", || LoadedChild::new(&self.builder.runtime, id, built.onnx));
+        let begin = Instant::now();
+        let loaded = LoadedChild::new(&self.builder.runtime, id, built.onnx);
+        self.builder.record("load", begin.elapsed());
         let loaded = Arc::new(loaded.map_err(|source| BuildError::Load { child: id, source: Arc::new(source) })?);
         let bytes = loaded.bytes(self.options.workers());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);

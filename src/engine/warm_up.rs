@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::build::BuildError;
 use super::Engine;
+use super::build::BuildError;
 use crate::space::Child;
 
 /// How long to wait before asking again where clients fill the build queue.

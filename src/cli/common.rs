@@ -1,0 +1,97 @@
+//! What several subcommands share.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::calibrate::Batches;
+use crate::checkpoint::{Model, ModelCard};
+use crate::data::{DataOptions, ImageSet, PatchSet, Split};
+use crate::runtime::{Runtime, default_library};
+use crate::space::{Child, ChildId, Choices, SearchSpace};
+
+/// Where ONNX Runtime lies, and how many threads it may use.
+#[derive(Debug, Args)]
+pub(super) struct RuntimeArgs {
+    /// The ONNX Runtime library; where `make fetch` puts it, if not given
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// Threads to compute on; all cores, if not given
+    #[arg(long, env = "BIGNAS_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl RuntimeArgs {
+    pub(super) fn load(&self) -> anyhow::Result<Runtime> {
+        load_runtime(self.onnxruntime.as_deref())
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+}
+
+/// Loads ONNX Runtime from `path`, or from where it is fetched to.
+pub(super) fn load_runtime(path: Option<&Path>) -> anyhow::Result<Runtime> {
+    let path = path.map(Path::to_owned).or_else(default_library);
+    let path = path.context("there is no home directory to look for ONNX Runtime in: set ORT_DYLIB_PATH")?;
+    Ok(Runtime::load(&path)?)
+}
+
+/// Opens a labelled data set as `model` wants its images.
+pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split) -> anyhow::Result<ImageSet> {
+    let mut options = DataOptions::new(&card.preprocessing);
+    options.class_names = Some(card.labels.clone());
+    Ok(ImageSet::open(dir, split, options)?)
+}
+
+/// The model's calibration images and the batches to use them in.
+pub(super) fn calibration(model: &Model) -> anyhow::Result<(PatchSet, Batches)> {
+    let images = model.calibration_images()?;
+    match (images, &model.card.calibration) {
+        (Some(images), Some(calibration)) => Ok((images, Batches::of(calibration.batch))),
+        _ => bail!("model {} ships no calibration images", model.card.name),
+    }
+}
+
+/// Finds the child that `text` names: `smallest`, `biggest`, the id of a member of the family, or a JSON file of choices.
+pub(super) fn find_child(model: &Model, text: &str) -> anyhow::Result<Child> {
+    match text {
+        "smallest" | "biggest" => Ok(extreme(&model.card.space, text)),
+        _ => match text.parse::<ChildId>() {
+            Ok(id) => {
+                let member = model.family.members.iter().find(|member| member.child.id() == id);
+                Ok(member.with_context(|| format!("{id} is not in the family of {}", model.card.name))?.child.clone())
+            }
+            Err(_) => read_child(&model.card.space, Path::new(text)),
+        },
+    }
+}
+
+/// The smallest or the biggest child of `space`.
+pub(super) fn extreme(space: &SearchSpace, name: &str) -> Child {
+    if name == "smallest" { space.smallest() } else { space.biggest() }
+}
+
+/// Reads a child from a JSON file of choices.
+pub(super) fn read_child(space: &SearchSpace, path: &Path) -> anyhow::Result<Child> {
+    let hint = || format!("{} is neither smallest, biggest, a child id nor a readable file of choices", path.display());
+    let text = std::fs::read(path).with_context(hint)?;
+    let choices: Choices = serde_json::from_slice(&text).with_context(|| format!("{} holds no choices of a child", path.display()))?;
+    Ok(Child::new(space, choices)?)
+}
+
+/// A progress bar of `total` steps on standard error; silent where that is no terminal.
+pub(super) fn progress_bar(total: usize, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(total as u64);
+    let template = "{prefix} {bar:30} {pos}/{len} {msg} {elapsed} gone, {eta} left";
+    // The template is fixed and well-formed; the plain style is a fair substitute all the same.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}

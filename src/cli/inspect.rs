@@ -1,0 +1,72 @@
+//! `bignas inspect`: what a child costs.
+
+use std::path::{Path, PathBuf};
+
+use super::common::{extreme, find_child, read_child};
+use super::init::read_space;
+use crate::checkpoint::Model;
+use crate::space::{Breakdown, Child, Plan, SearchSpace};
+
+/// Arguments of `bignas inspect`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A model directory
+    #[arg(long, value_name = "DIR", conflicts_with = "space")]
+    model: Option<PathBuf>,
+    /// A preset search space (bignas, cifar10, fashion-mnist) or a search-space file
+    #[arg(long, default_value = "bignas")]
+    space: String,
+    /// Number of classes, where no model says it
+    #[arg(long, default_value_t = 1000)]
+    classes: usize,
+    /// `smallest`, `biggest`, the id of a member of the model's family, or a JSON file of choices
+    #[arg(long, default_value = "biggest")]
+    child: String,
+    /// Print the choices and the cost as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let (space, classes, child) = subject(&args)?;
+    let plan = Plan::new(&space, &child, classes);
+    let cost = plan.cost();
+    if args.json {
+        let value = serde_json::json!({ "id": child.id(), "choices": child.choices(), "cost": cost });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        return Ok(());
+    }
+    println!("child {} of {} at {} px", child.id(), space.name, child.resolution());
+    println!("{:>16} {:>12} {:>12}", "", "MMACs", "M params");
+    for ((name, macs), (_, params)) in rows(&cost.macs).into_iter().zip(rows(&cost.params)) {
+        println!("{name:>16} {:>12.3} {:>12.4}", macs as f64 / 1e6, params as f64 / 1e6);
+    }
+    println!("{:>16} {:>12.3} {:>12.4}", "total", cost.macs.millions(), cost.params.millions());
+    println!("peak activation memory {:.2} MB at batch 1", cost.peak_activation_bytes as f64 / 1e6);
+    Ok(())
+}
+
+fn subject(args: &Args) -> anyhow::Result<(SearchSpace, usize, Child)> {
+    if let Some(directory) = &args.model {
+        let model = Model::open(directory)?;
+        let child = find_child(&model, &args.child)?;
+        return Ok((model.card.space.clone(), model.card.labels.len(), child));
+    }
+    let space = read_space(&args.space)?;
+    let child = match args.child.as_str() {
+        name @ ("smallest" | "biggest") => extreme(&space, name),
+        path => read_child(&space, Path::new(path))?,
+    };
+    Ok((space, args.classes, child))
+}
+
+fn rows(b: &Breakdown) -> [(&'static str, u64); 6] {
+    [
+        ("convolution", b.convolution),
+        ("depthwise", b.depthwise),
+        ("squeeze-excite", b.squeeze_excite),
+        ("shortcut", b.shortcut),
+        ("head", b.head),
+        ("classifier", b.classifier),
+    ]
+}

@@ -1,0 +1,62 @@
+//! The command line: one file a subcommand.
+//!
+//! Errors end here: they are printed once, with their causes, and the process exits with status 1.
+
+mod common;
+mod evaluate;
+mod export;
+mod init;
+mod inspect;
+mod search;
+
+use clap::{Parser, Subcommand};
+
+/// Train one single-stage model (BigNAS), and serve every network inside it by budget.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a model with seeded random weights
+    Init(init::Args),
+    /// Show what a child costs, layer by layer kind
+    Inspect(inspect::Args),
+    /// Search a trained model for its family
+    Search(search::Args),
+    /// Measure the accuracy of children on a data set
+    Evaluate(evaluate::Args),
+    /// Write a child as an ONNX file
+    Export(export::Args),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever the subcommand reports, meant for a person.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Init(args) => init::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Search(args) => search::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+            Command::Export(args) => export::run(args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_flag_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

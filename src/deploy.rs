@@ -1,0 +1,75 @@
+//! From a model and a child to the child's deployable graph: plan, slice, recalibrate, export.
+
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::calibrate::{Batches, CalibrateError, recalibrate};
+use crate::checkpoint::{BnStats, Model, StatisticsError};
+use crate::data::PatchSet;
+use crate::onnx::{self, Metadata};
+use crate::runtime::Runtime;
+use crate::slice::{SliceError, slice};
+use crate::space::{Child, Plan};
+
+/// A child ready to be loaded.
+#[derive(Debug)]
+pub struct Deployed {
+    /// The model file.
+    pub onnx: Vec<u8>,
+    /// The statistics folded into it.
+    pub stats: BnStats,
+    /// How long each stage took.
+    pub times: StageTimes,
+}
+
+/// How long the stages of making a child deployable took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTimes {
+    /// Cutting the weights.
+    pub slice: Duration,
+    /// Measuring the batch-norm statistics.
+    pub calibrate: Duration,
+    /// Folding and writing the graph.
+    pub export: Duration,
+}
+
+/// A child that could not be made deployable.
+#[derive(Debug, Error)]
+pub enum DeployError {
+    /// The weights do not hold the child.
+    #[error(transparent)]
+    Slice(#[from] SliceError),
+    /// Recalibration failed.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    /// The measured statistics do not fit.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+}
+
+/// Makes `child` deployable, recalibrated on `images` in `batches`, on `threads` threads.
+///
+/// # Errors
+/// [`DeployError`].
+pub fn deploy(
+    model: &Model,
+    child: &Child,
+    runtime: &Runtime,
+    images: &PatchSet,
+    batches: Batches,
+    threads: usize,
+) -> Result<Deployed, DeployError> {
+    let card = &model.card;
+    let plan = Plan::new(&card.space, child, card.labels.len());
+    let begin = Instant::now();
+    let net = slice(&model.weights, &plan)?;
+    let sliced = Instant::now();
+    let stats = recalibrate(runtime, &net, images, &card.preprocessing, batches, threads)?;
+    let calibrated = Instant::now();
+    let metadata =
+        Metadata { model: &card.name, weights_sha256: &card.weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing };
+    let onnx = onnx::deployable(&net, &stats, metadata)?;
+    let times = StageTimes { slice: sliced - begin, calibrate: calibrated - sliced, export: calibrated.elapsed() };
+    Ok(Deployed { onnx, stats, times })
+}

@@ -1,0 +1,110 @@
+//! Accuracy of a network on labelled images.
+
+use thiserror::Error;
+
+use crate::data::PatchSet;
+use crate::image::{Preprocessing, ShapeError};
+use crate::runtime::{Network, RuntimeError};
+
+/// Correct answers among those given so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Images seen.
+    pub images: usize,
+    /// Images whose label had the highest logit.
+    pub top1: usize,
+    /// Images whose label was among the five highest logits.
+    pub top5: usize,
+    /// The class with the highest logit, image by image.
+    pub predictions: Vec<usize>,
+}
+
+/// Images that could not be evaluated.
+#[derive(Debug, Error)]
+pub enum EvaluateError {
+    /// The images have other channels or bytes than the model's input.
+    #[error("the images do not fit the model")]
+    Shape(#[from] ShapeError),
+    /// ONNX Runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl Tally {
+    /// Top-1 accuracy as a fraction; of no images it is 0.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.top1 as f64 / self.images.max(1) as f64
+    }
+
+    /// Top-5 accuracy as a fraction; of no images it is 0.
+    #[must_use]
+    pub fn top5_accuracy(&self) -> f64 {
+        self.top5 as f64 / self.images.max(1) as f64
+    }
+
+    /// Runs `network` over `patches`, which bear `labels`, and counts. All patches form one batch.
+    ///
+    /// # Errors
+    /// [`EvaluateError`].
+    pub fn add(
+        &mut self,
+        network: &mut Network,
+        patches: &PatchSet,
+        labels: &[i64],
+        preprocessing: &Preprocessing,
+    ) -> Result<(), EvaluateError> {
+        let [channels, resolution, _] = network.input_shape();
+        let mut input = vec![0.0; patches.count * channels * resolution * resolution];
+        for (index, out) in input.chunks_exact_mut(channels * resolution * resolution).enumerate() {
+            let missing = ShapeError { what: "patches", actual: patches.data.len(), expected: index + 1 };
+            patches.patch(index).ok_or(missing)?.write_input(resolution as u32, preprocessing, out)?;
+        }
+        let logits = network.run(&input, patches.count)?;
+        for (row, &label) in logits.chunks_exact(logits.len() / patches.count).zip(labels) {
+            self.count(row, label);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, logits: &[f32], label: i64) {
+        let ranked = best(logits, 5);
+        let hit = |classes: &[usize]| usize::from(classes.iter().any(|&class| class as i64 == label));
+        self.images += 1;
+        self.top1 += hit(&ranked[..1]);
+        self.top5 += hit(&ranked);
+        self.predictions.push(ranked[0]);
+    }
+}
+
+/// The `count` classes with the highest logits, best first; among equals the lower index first.
+#[must_use]
+pub fn best(logits: &[f32], count: usize) -> Vec<usize> {
+    let mut classes: Vec<usize> = (0..logits.len()).collect();
+    classes.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    classes.truncate(count);
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_classes_come_first_and_ties_by_index() {
+        assert_eq!(best(&[0.1, 3.0, -1.0, 3.0], 3), [1, 3, 0]);
+        assert_eq!(best(&[0.0, 1.0], 5), [1, 0]);
+    }
+
+    #[test]
+    fn hits_are_counted_by_rank() {
+        let mut tally = Tally::default();
+        let logits = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0];
+        for label in [0, 1, 4, 5, 6] {
+            tally.count(&logits, label);
+        }
+        assert_eq!((tally.images, tally.top1, tally.top5), (5, 1, 3));
+        assert_eq!((tally.accuracy(), tally.top5_accuracy()), (0.2, 0.6));
+        assert_eq!(tally.predictions, [0; 5]);
+    }
+}

@@ -1,0 +1,101 @@
+//! The coarse grid: a few settings of resolution, depth, width and kernel for the whole network (paper, 4.4).
+
+use serde::{Deserialize, Serialize};
+
+use crate::space::{Child, Choices, SearchSpace, Stage, StageChoices};
+
+/// The settings that the coarse phase combines, each with each.
+///
+/// A multiplier is a fraction of the way from the least to the most that the space allows: 0 chooses the least, 1 the most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// Resolutions in pixels.
+    pub resolutions: Vec<usize>,
+    /// Multipliers of every stage's depth.
+    pub depth: Vec<f64>,
+    /// Multipliers of all channels and expansions.
+    pub width: Vec<f64>,
+    /// Fractions of the stages, from the last backwards, that take their largest kernel; the others take their smallest.
+    pub kernel: Vec<f64>,
+}
+
+impl Grid {
+    /// The paper's grid for `space`: up to five of its resolutions, four depths, two widths, four kernel configurations.
+    #[must_use]
+    pub fn of(space: &SearchSpace) -> Self {
+        let all = &space.resolutions;
+        let count = all.len().min(5);
+        let mut resolutions: Vec<usize> = (0..count).map(|i| at(all, i as f64 / (count - 1).max(1) as f64)).collect();
+        resolutions.dedup();
+        let thirds = vec![0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0];
+        Self { resolutions, depth: thirds.clone(), width: vec![0.0, 1.0], kernel: thirds }
+    }
+
+    /// Every child of the grid that `space` allows, without repetition, in a fixed order.
+    #[must_use]
+    pub fn children(&self, space: &SearchSpace) -> Vec<Child> {
+        let mut children: Vec<Child> = Vec::new();
+        for &resolution in &self.resolutions {
+            for &depth in &self.depth {
+                for &width in &self.width {
+                    for &kernel in &self.kernel {
+                        // A resolution that the grid asks for and the space lacks makes no child.
+                        let Ok(child) = Child::new(space, skeleton(space, resolution, depth, width, kernel)) else { continue };
+                        if children.iter().all(|other| other.id() != child.id()) {
+                            children.push(child);
+                        }
+                    }
+                }
+            }
+        }
+        children
+    }
+}
+
+fn skeleton(space: &SearchSpace, resolution: usize, depth: f64, width: f64, kernel: f64) -> Choices {
+    let large_kernels = (kernel * space.stages.len() as f64).round() as usize;
+    let first_large = space.stages.len().saturating_sub(large_kernels);
+    let stage = |(index, stage): (usize, &Stage)| {
+        let kernel = at(&stage.kernel, if index >= first_large { 1.0 } else { 0.0 });
+        StageChoices::uniform(at(&stage.depth, depth), at(&stage.channels, width), kernel, at(&stage.expansion, width))
+    };
+    Choices {
+        resolution,
+        stem: at(&space.stem.channels, width),
+        stages: space.stages.iter().enumerate().map(stage).collect(),
+        head: at(&space.head.channels, width),
+    }
+}
+
+/// The value a fraction of the way through `values`.
+fn at(values: &[usize], fraction: f64) -> usize {
+    let last = values.len() - 1;
+    values[((fraction * last as f64).round() as usize).min(last)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::preset;
+
+    #[test]
+    fn the_papers_grid_has_160_children_with_the_extremes_among_them() {
+        let space = preset("bignas").unwrap();
+        let mut grid = Grid::of(&space);
+        grid.resolutions = vec![192, 224, 256, 288, 320];
+        let children = grid.children(&space);
+        assert_eq!(children.len(), 5 * 4 * 2 * 4);
+        for extreme in [space.smallest(), space.biggest()] {
+            assert!(children.iter().any(|child| child.id() == extreme.id()));
+        }
+    }
+
+    #[test]
+    fn what_the_space_lacks_is_left_out() {
+        let space = preset("fashion-mnist").unwrap();
+        let mut grid = Grid::of(&space);
+        grid.resolutions = vec![20, 21];
+        assert!(grid.children(&space).iter().all(|child| child.resolution() == 20));
+    }
+}
