@@ -1,0 +1,83 @@
+# What there is to run. Everything works from a fresh clone: `make` fetches what a target needs into
+# a cache that other clones reuse (scripts/fetch.py, pinned in native.json).
+
+MODEL ?= models/fashion-mnist
+PORT ?= 8080
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The training binary has its own folder, so that it never replaces the one that serves.
+TRAIN_TARGET := $(TARGET)/train
+TRAIN_BIN := $(TRAIN_TARGET)/release/bignas
+
+# Shell prefixes: the part is made sure of and named in the variable that its readers know.
+fetch = $(PYTHON) scripts/fetch.py
+onnxruntime = export ORT_DYLIB_PATH && ORT_DYLIB_PATH=$$($(fetch) onnxruntime) &&
+libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
+fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
+
+.DEFAULT_GOAL := help
+.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving lint \
+	openapi bench fetch data train search clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
+	@$(onnxruntime) cargo build --release --locked && \
+	exec $(TARGET)/release/bignas serve --model "$(MODEL)" --port "$(PORT)"
+
+build: ## Build the serving binary, target/release/bignas (needs no libtorch)
+	cargo build --release --locked
+
+build-train: ## Build the binary that also trains, target/train/release/bignas
+	@$(libtorch) cargo build --release --locked --features train --target-dir "$(TRAIN_TARGET)"
+
+test: test-fetch fetch lint test-rust test-serving ## Check all that must hold, as CI does
+
+test-all: test ## The same, then the tests that take long
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
+
+test-fetch: ## Test the fetch script, offline
+	$(PYTHON) -B scripts/test_fetch.py
+
+test-rust: ## Run every test with every feature
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked
+
+test-serving: ## Build without features and check that the binary carries no libtorch
+	cargo build --locked
+	@if cargo tree --locked --edges normal --prefix none | grep -E '^(tch|torch-sys) '; then \
+		echo "error: the serving binary depends on libtorch; keep tch behind the feature train" >&2; exit 1; fi
+	@libraries=$$(ldd $(TARGET)/debug/bignas) || exit 1; \
+	if echo "$$libraries" | grep -E 'libtorch|libc10'; then \
+		echo "error: the serving binary links libtorch; keep tch behind the feature train" >&2; exit 1; fi
+	@echo "the serving binary carries no libtorch"
+
+lint: ## Formatting, clippy and rustdoc, with warnings as errors
+	cargo fmt --check
+	@$(libtorch) cargo clippy --all-targets --all-features --locked -- -D warnings
+	@$(libtorch) RUSTDOCFLAGS="-D warnings" cargo doc --all-features --no-deps --locked
+
+openapi: ## Write openapi/openapi.json from the code
+	@mkdir -p openapi
+	cargo run --locked --quiet -- openapi > openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+bench: ## Run the benchmarks
+	@$(onnxruntime) cargo bench --locked
+
+fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache
+	@$(fetch) onnxruntime && $(fetch) libtorch && $(fetch) fashion-mnist
+
+data: ## Print the folder that holds Fashion-MNIST
+	@$(fetch) fashion-mnist
+
+train: build-train ## Train MODEL on Fashion-MNIST
+	@$(onnxruntime) $(fashion_mnist) \
+	$(TRAIN_BIN) train --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST"
+
+search: build-train ## Search the trained MODEL for its family
+	@$(onnxruntime) $(fashion_mnist) \
+	$(TRAIN_BIN) search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST"
+
+clean: ## Remove what was built here (the cache of fetched parts stays)
+	cargo clean
