@@ -4,3 +4,5 @@
 
 pub mod checkpoint;
 pub mod space;
+#[cfg(feature = "train")]
+pub mod train;
