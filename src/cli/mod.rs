@@ -1,0 +1,4 @@
+//! The command line: one file a subcommand.
+
+#[cfg(feature = "train")]
+pub mod train;

@@ -1,0 +1,78 @@
+//! Image folders: `SPLIT/CLASS/*`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::DataError;
+
+/// One image file and its class.
+#[derive(Debug)]
+pub(super) struct ImageFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Index of its class.
+    pub label: usize,
+}
+
+/// The sorted names of the class folders in `split_dir`.
+///
+/// # Errors
+///
+/// [`DataError::Io`]; [`DataError::Format`] for a name that is not UTF-8.
+pub(super) fn class_names(split_dir: &Path) -> Result<Vec<String>, DataError> {
+    visible_entries(split_dir)?
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .map(
+            |path| match path.file_name().and_then(|name| name.to_str()) {
+                Some(name) => Ok(name.to_owned()),
+                None => Err(DataError::Format {
+                    path,
+                    problem: "the folder's name is not valid UTF-8".to_owned(),
+                }),
+            },
+        )
+        .collect()
+}
+
+/// The image files of `split_dir`, by class and then by name.
+///
+/// # Errors
+///
+/// [`DataError::Io`]; [`DataError::UnknownClass`] for a folder that is not in `classes`.
+pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile>, DataError> {
+    let mut files = Vec::new();
+    for name in class_names(split_dir)? {
+        let dir = split_dir.join(&name);
+        let Some(label) = classes.iter().position(|class| *class == name) else {
+            return Err(DataError::UnknownClass {
+                path: dir,
+                class: name,
+                classes: classes.len(),
+            });
+        };
+        let paths = visible_entries(&dir)?
+            .into_iter()
+            .filter(|path| path.is_file());
+        files.extend(paths.map(|path| ImageFile { path, label }));
+    }
+    files.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));
+    Ok(files)
+}
+
+/// What a directory holds, sorted, without names that start with a dot.
+fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let io = |source| DataError::Io {
+        path: dir.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}

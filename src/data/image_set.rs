@@ -1,0 +1,259 @@
+//! Labelled images, wherever they come from.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::error::DataError;
+use super::folder::{self, ImageFile};
+use super::idx::{self, IdxImages};
+use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
+
+/// Part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained, calibrated and searched on.
+    Train,
+    /// What is only measured on.
+    Test,
+}
+
+/// How a data set is read.
+#[derive(Debug, Clone)]
+pub struct DataOptions {
+    /// The classes in the order of their labels. Without it, folders are classes in alphabetical order, and the
+    /// classes of IDX files are called by their numbers.
+    pub class_names: Option<Vec<String>>,
+    /// Channels of the images: 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// What transparent pixels are composited over.
+    pub background: [u8; 3],
+    /// How large an image may be.
+    pub limits: DecodeLimits,
+    /// How many files may fail to decode before that is an error.
+    pub max_corrupt: usize,
+}
+
+/// Labelled images. IDX files lie in memory; files in folders are decoded when they are asked for.
+#[derive(Debug)]
+pub struct ImageSet {
+    classes: Vec<String>,
+    images: Images,
+    options: DataOptions,
+    /// Files that failed to decode, by their index.
+    corrupt: Mutex<BTreeMap<usize, PathBuf>>,
+}
+
+/// Where the images are. A further format is a further variant.
+#[derive(Debug)]
+enum Images {
+    Idx(IdxImages),
+    Folder(Vec<ImageFile>),
+}
+
+impl Split {
+    /// The prefix of IDX files and the names of folders.
+    fn names(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Train => ("train", &["train"]),
+            Self::Test => ("t10k", &["test", "val"]),
+        }
+    }
+}
+
+impl DataOptions {
+    /// Images as a model wants them; no file may be corrupt.
+    pub fn new(preprocessing: &Preprocessing) -> Self {
+        Self {
+            class_names: None,
+            channels: preprocessing.channels(),
+            background: preprocessing.background,
+            limits: DecodeLimits::default(),
+            max_corrupt: 0,
+        }
+    }
+}
+
+impl ImageSet {
+    /// Opens a split of the data set in `dir`, which holds either IDX files (`train-images-idx3-ubyte`,
+    /// `t10k-labels-idx1-ubyte` and so on, plain or `.gz`) or image folders (`train/CLASS/*`, and `test/CLASS/*` or
+    /// `val/CLASS/*`). The folders in `train` say which classes there are, also for the test split.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`], naming the file; images in folders are not looked at yet.
+    pub fn open(dir: &Path, split: Split, options: DataOptions) -> Result<Self, DataError> {
+        let (prefix, folders) = split.names();
+        let expected = format!("{prefix}-images-idx3-ubyte");
+        if let Some(images) = idx::find(dir, &expected) {
+            let labels_name = format!("{prefix}-labels-idx1-ubyte");
+            let labels = idx::find(dir, &labels_name).unwrap_or_else(|| dir.join(labels_name));
+            return Self::from_idx(idx::read(&images, labels)?, options);
+        }
+        let split_dir = folders
+            .iter()
+            .map(|name| dir.join(name))
+            .find(|path| path.is_dir());
+        let layout = || DataError::Layout {
+            path: dir.to_owned(),
+            split: folders[0],
+            expected: expected.clone(),
+        };
+        let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
+        if set.is_empty() {
+            Err(layout())
+        } else {
+            Ok(set)
+        }
+    }
+
+    fn from_idx(images: IdxImages, options: DataOptions) -> Result<Self, DataError> {
+        let highest = images.labels.iter().copied().max().unwrap_or(0);
+        let classes = match &options.class_names {
+            Some(names) => names.clone(),
+            None => (0..=highest).map(|class| class.to_string()).collect(),
+        };
+        if usize::from(highest) >= classes.len() {
+            return Err(DataError::UnknownClass {
+                path: images.labels_path,
+                class: highest.to_string(),
+                classes: classes.len(),
+            });
+        }
+        Ok(Self {
+            classes,
+            images: Images::Idx(images),
+            options,
+            corrupt: Mutex::default(),
+        })
+    }
+
+    fn from_folder(dir: &Path, split_dir: &Path, options: DataOptions) -> Result<Self, DataError> {
+        let train = dir.join("train");
+        let classes = match &options.class_names {
+            Some(names) => names.clone(),
+            None => folder::class_names(if train.is_dir() { &train } else { split_dir })?,
+        };
+        let files = folder::list(split_dir, &classes)?;
+        Ok(Self {
+            classes,
+            images: Images::Folder(files),
+            options,
+            corrupt: Mutex::default(),
+        })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match &self.images {
+            Images::Idx(idx) => idx.labels.len(),
+            Images::Folder(files) => files.len(),
+        }
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of the classes; a label is an index into them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The class of image `index`, or `None` beyond the end.
+    pub fn label(&self, index: usize) -> Option<usize> {
+        match &self.images {
+            Images::Idx(idx) => idx.labels.get(index).copied().map(usize::from),
+            Images::Folder(files) => files.get(index).map(|file| file.label),
+        }
+    }
+
+    /// Image `index`, with the channels of the options.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::OutOfRange`], [`DataError::Io`] and [`DataError::Decode`].
+    pub fn pixels(&self, index: usize) -> Result<Pixels, DataError> {
+        let out_of_range = || DataError::OutOfRange {
+            index,
+            len: self.len(),
+        };
+        match &self.images {
+            Images::Idx(idx) => {
+                let bytes = idx.width as usize * idx.height as usize;
+                let grey = idx
+                    .pixels
+                    .chunks_exact(bytes)
+                    .nth(index)
+                    .ok_or_else(out_of_range)?;
+                let channels = self.options.channels;
+                let data = grey
+                    .iter()
+                    .flat_map(|value| std::iter::repeat_n(*value, channels))
+                    .collect();
+                Ok(Pixels {
+                    width: idx.width,
+                    height: idx.height,
+                    channels,
+                    data,
+                })
+            }
+            Images::Folder(files) => {
+                let path = &files.get(index).ok_or_else(out_of_range)?.path;
+                let bytes = fs::read(path).map_err(|source| DataError::Io {
+                    path: path.clone(),
+                    source,
+                })?;
+                decode(
+                    &bytes,
+                    &self.options.limits,
+                    self.options.channels,
+                    self.options.background,
+                )
+                .map_err(|source| DataError::Decode {
+                    path: path.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Image `index`, or `None` if its file cannot be decoded and may be skipped. Such a file is logged the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::TooManyCorrupt`] once more distinct files failed than the options allow, and the other errors of
+    /// [`Self::pixels`].
+    pub fn pixels_or_skip(&self, index: usize) -> Result<Option<Pixels>, DataError> {
+        let (path, source) = match self.pixels(index) {
+            Err(DataError::Decode { path, source }) => (path, source),
+            other => return other.map(Some),
+        };
+        let mut corrupt = self.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
+        if corrupt.insert(index, path.clone()).is_none() {
+            tracing::warn!(path = %path.display(), error = %source, "skipping an image that cannot be decoded");
+        }
+        let limit = self.options.max_corrupt;
+        if corrupt.len() > limit {
+            let first = corrupt.values().next().cloned().unwrap_or(path);
+            return Err(DataError::TooManyCorrupt {
+                count: corrupt.len(),
+                limit,
+                first,
+            });
+        }
+        Ok(None)
+    }
+
+    /// The files that [`Self::pixels_or_skip`] skipped so far, in the order of their indices.
+    pub fn skipped(&self) -> Vec<PathBuf> {
+        self.corrupt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+}

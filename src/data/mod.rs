@@ -1,0 +1,24 @@
+//! Data sets, augmentation and batches.
+//!
+//! ```text
+//! ImageSet ─ pixels ─► Augment ─ patch ─► Batches ─ [N, C, S, S] u8, labels ─► training
+//!     └── calibration_indices ─► PatchSet ─► calibration.safetensors
+//! ```
+//!
+//! Everything random is a function of a seed, the epoch and the position in the data set alone: neither the number of
+//! threads nor an interruption changes what is trained on.
+
+mod augment;
+mod batches;
+mod error;
+mod folder;
+mod idx;
+mod image_set;
+mod patch_set;
+mod rng;
+
+pub use augment::{Augment, AugmentError, RandomCrop};
+pub use batches::{Batch, BatchPlan, Batches, Mode, Source};
+pub use error::DataError;
+pub use image_set::{DataOptions, ImageSet, Split};
+pub use patch_set::{PatchSet, calibration_indices};

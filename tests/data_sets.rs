@@ -1,0 +1,517 @@
+//! Data sets on disk, and the batches made of them.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use bignas::data::{
+    Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, RandomCrop, Source,
+    Split,
+};
+use bignas::image::{DecodeLimits, Filter, Preprocessing};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use image::{GrayImage, Luma};
+use tempfile::TempDir;
+
+fn preprocessing() -> Preprocessing {
+    Preprocessing {
+        resize: None,
+        filter: Filter::Bilinear,
+        crop: 4,
+        mean: vec![0.5],
+        std: vec![0.5],
+        background: [0; 3],
+    }
+}
+
+fn options() -> DataOptions {
+    DataOptions::new(&preprocessing())
+}
+
+fn idx(dimensions: &[u32], data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dimensions.len() as u8];
+    bytes.extend(
+        dimensions
+            .iter()
+            .flat_map(|dimension| dimension.to_be_bytes()),
+    );
+    bytes.extend(data);
+    bytes
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("compresses");
+    encoder.finish().expect("compresses")
+}
+
+/// `count` training images of 4x4 pixels; image i is i everywhere, except its first column, and of class i mod 3.
+fn idx_files(count: u8) -> (Vec<u8>, Vec<u8>) {
+    let pixels: Vec<u8> = (0..count).flat_map(|i| [255, i, i, i].repeat(4)).collect();
+    let labels: Vec<u8> = (0..count).map(|i| i % 3).collect();
+    (
+        idx(&[u32::from(count), 4, 4], &pixels),
+        idx(&[u32::from(count)], &labels),
+    )
+}
+
+fn write_idx(dir: &Path, images: &[u8], labels: &[u8]) {
+    fs::write(dir.join("train-images-idx3-ubyte"), images).expect("writes");
+    fs::write(dir.join("train-labels-idx1-ubyte"), labels).expect("writes");
+}
+
+fn idx_dir(count: u8) -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (images, labels) = idx_files(count);
+    write_idx(dir.path(), &images, &labels);
+    dir
+}
+
+#[test]
+fn idx_files_plain_and_gzipped() {
+    let dir = idx_dir(5);
+    let (images, labels) = idx_files(7);
+    fs::write(dir.path().join("t10k-images-idx3-ubyte.gz"), gzip(&images)).expect("writes");
+    fs::write(dir.path().join("t10k-labels-idx1-ubyte.gz"), gzip(&labels)).expect("writes");
+
+    let names = ["shirt", "coat", "bag"].map(str::to_owned).to_vec();
+    for (split, len, class_names, channels) in
+        [(Split::Train, 5, None, 1), (Split::Test, 7, Some(names), 3)]
+    {
+        let options = DataOptions {
+            class_names: class_names.clone(),
+            channels,
+            ..options()
+        };
+        let set = ImageSet::open(dir.path(), split, options).expect("opens");
+        assert_eq!((set.len(), set.is_empty()), (len, false));
+        assert_eq!(
+            set.classes(),
+            class_names.unwrap_or_else(|| ["0", "1", "2"].map(str::to_owned).to_vec())
+        );
+        assert_eq!((set.label(4), set.label(len)), (Some(1), None));
+        let pixels = set.pixels(4).expect("reads");
+        assert_eq!(
+            (pixels.width, pixels.height, pixels.channels),
+            (4, 4, channels)
+        );
+        let expected: Vec<u8> = [255, 4, 4, 4]
+            .repeat(4)
+            .into_iter()
+            .flat_map(|v| vec![v; channels])
+            .collect();
+        assert_eq!(pixels.data, expected);
+        assert!(matches!(set.pixels(len), Err(DataError::OutOfRange { .. })));
+    }
+}
+
+#[test]
+fn bad_idx_files_are_named() {
+    let (images, labels) = idx_files(5);
+    let dir = tempfile::tempdir().expect("a directory");
+    let too_long = [&images[..], b"x"].concat();
+    let huge = idx(&[u32::MAX; 3], &[0; 16]);
+    let (images_name, labels_name) = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte");
+    let cases: [(&[u8], &[u8], &str, &str); 10] = [
+        (
+            &labels,
+            &labels,
+            images_name,
+            "magic number [00, 00, 08, 01]",
+        ),
+        (
+            &images,
+            &images,
+            labels_name,
+            "magic number [00, 00, 08, 03]",
+        ),
+        (b"\x89PNG", &labels, images_name, "magic number"),
+        (b"", &labels, images_name, "truncated"),
+        (&images[..10], &labels, images_name, "truncated"),
+        (
+            &images[..images.len() - 1],
+            &labels,
+            images_name,
+            "truncated: its header [5, 4, 4] says 80 bytes",
+        ),
+        (&too_long, &labels, images_name, "too long"),
+        (&huge, &labels, images_name, "dimensions [4294967295"),
+        (
+            &images,
+            &idx(&[4], &[0; 4]),
+            labels_name,
+            "4 labels for the 5 images",
+        ),
+        (
+            &images,
+            &idx(&[5], &[0, 1, 2, 3, 4]),
+            labels_name,
+            "class 4 is not among the 3 classes",
+        ),
+    ];
+    for (images, labels, file, problem) in cases {
+        write_idx(dir.path(), images, labels);
+        let class_names = Some(["a", "b", "c"].map(str::to_owned).to_vec());
+        let error = ImageSet::open(
+            dir.path(),
+            Split::Train,
+            DataOptions {
+                class_names,
+                ..options()
+            },
+        );
+        let message = error.expect_err(problem).to_string();
+        assert!(
+            message.contains(file) && message.contains(problem),
+            "{message:?} lacks {file} or {problem:?}"
+        );
+    }
+}
+
+#[test]
+fn damaged_gzip_and_missing_files_are_named() {
+    let (images, _) = idx_files(5);
+    let gzipped = gzip(&images);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("train-images-idx3-ubyte.gz");
+    fs::write(
+        dir.path().join("train-labels-idx1-ubyte"),
+        idx(&[5], &[0; 5]),
+    )
+    .expect("writes");
+    for bytes in [&gzipped[..gzipped.len() / 2], b"not gzip at all"] {
+        fs::write(&path, bytes).expect("writes");
+        let error = ImageSet::open(dir.path(), Split::Train, options()).expect_err("damaged");
+        assert!(
+            matches!(&error, DataError::Format { path: named, .. } if *named == path),
+            "{error:?}"
+        );
+    }
+    let error = ImageSet::open(dir.path(), Split::Test, options())
+        .expect_err("no test files")
+        .to_string();
+    assert!(
+        error.contains("t10k-images-idx3-ubyte[.gz]") && error.contains("test/CLASS/"),
+        "{error}"
+    );
+}
+
+/// `train/{apple,pear}` with 3 images each, `test/pear` with one; image i of a class is grey i everywhere.
+fn folder_dir() -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (folder, count) in [("train/pear", 3_u8), ("train/apple", 3), ("test/pear", 1)] {
+        let folder = dir.path().join(folder);
+        fs::create_dir_all(&folder).expect("creates");
+        fs::write(folder.join(".hidden"), b"x").expect("writes");
+        for i in 0..count {
+            GrayImage::from_pixel(6, 5, Luma([i]))
+                .save(folder.join(format!("{i}.png")))
+                .expect("saves");
+        }
+    }
+    dir
+}
+
+#[test]
+fn folders_are_classes_in_order() {
+    let dir = folder_dir();
+    let train = ImageSet::open(dir.path(), Split::Train, options()).expect("opens");
+    assert_eq!(train.classes(), ["apple", "pear"]);
+    let labels: Vec<_> = (0..train.len()).filter_map(|i| train.label(i)).collect();
+    assert_eq!(labels, [0, 0, 0, 1, 1, 1]);
+    assert_eq!(train.pixels(5).expect("decodes").data, [2; 30]);
+
+    // The only test folder keeps the label that training gave it.
+    let test = ImageSet::open(dir.path(), Split::Test, options()).expect("opens");
+    assert_eq!(
+        (test.len(), test.label(0), test.classes().len()),
+        (1, Some(1), 2)
+    );
+
+    fs::create_dir(dir.path().join("test/plum")).expect("creates");
+    let error = ImageSet::open(dir.path(), Split::Test, options())
+        .expect_err("a new class")
+        .to_string();
+    assert!(
+        error.contains("test/plum") && error.contains("class plum is not among the 2 classes"),
+        "{error}"
+    );
+
+    let empty = tempfile::tempdir().expect("a directory");
+    fs::create_dir_all(empty.path().join("train/apple")).expect("creates");
+    assert!(matches!(
+        ImageSet::open(empty.path(), Split::Train, options()),
+        Err(DataError::Layout { .. })
+    ));
+}
+
+#[test]
+fn corrupt_files_are_skipped_up_to_the_limit() {
+    let dir = folder_dir();
+    for name in ["train/apple/1.png", "train/pear/2.png"] {
+        let path = dir.path().join(name);
+        let bytes = fs::read(&path).expect("reads");
+        fs::write(&path, &bytes[..bytes.len() / 2]).expect("writes");
+    }
+    let open = |max_corrupt| {
+        ImageSet::open(
+            dir.path(),
+            Split::Train,
+            DataOptions {
+                max_corrupt,
+                ..options()
+            },
+        )
+        .expect("opens")
+    };
+    let set = open(2);
+    assert!(
+        matches!(set.pixels(1), Err(DataError::Decode { path, .. }) if path.ends_with("apple/1.png"))
+    );
+    for _ in 0..2 {
+        let read: Vec<bool> = (0..6)
+            .map(|i| set.pixels_or_skip(i).expect("within the limit").is_some())
+            .collect();
+        assert_eq!(read, [true, false, true, true, true, false]);
+    }
+    assert_eq!(set.skipped().len(), 2);
+    assert!(set.skipped()[0].ends_with("apple/1.png"));
+
+    let strict = open(1);
+    assert!(strict.pixels_or_skip(1).expect("one is fine").is_none());
+    let message = strict
+        .pixels_or_skip(5)
+        .expect_err("two are not")
+        .to_string();
+    assert!(
+        message.starts_with("2 image files cannot be decoded, 1 may be skipped"),
+        "{message}"
+    );
+    assert!(message.contains("apple/1.png"), "{message}");
+
+    // Training replaces the skipped images by the next; evaluation leaves them out.
+    for (mode, expected) in [(Mode::Training, 6), (Mode::Evaluation, 4)] {
+        let source = Arc::new(Source {
+            images: open(2),
+            preprocessing: preprocessing(),
+            augment: Augment::NONE,
+        });
+        let batches = Batches::start(
+            source,
+            BatchPlan {
+                mode,
+                batch_size: 3,
+                ..plan()
+            },
+        )
+        .expect("starts");
+        let labels: usize = batches
+            .map(|batch| batch.expect("within the limit").labels.len())
+            .sum();
+        assert_eq!(labels, expected, "{mode:?}");
+    }
+    let source = Arc::new(Source {
+        images: open(0),
+        preprocessing: preprocessing(),
+        augment: Augment::NONE,
+    });
+    let mut batches = Batches::start(
+        source,
+        BatchPlan {
+            batch_size: 3,
+            ..plan()
+        },
+    )
+    .expect("starts");
+    assert!(batches.any(|batch| matches!(batch, Err(DataError::TooManyCorrupt { .. }))));
+    assert!(batches.next().is_none(), "an error ends the epoch");
+}
+
+fn plan() -> BatchPlan {
+    BatchPlan {
+        mode: Mode::Training,
+        batch_size: 8,
+        seed: 1,
+        epoch: 0,
+        skip: 0,
+        threads: 2,
+    }
+}
+
+fn source(count: u8, augment: Augment) -> Arc<Source> {
+    let dir = idx_dir(count);
+    let images = ImageSet::open(dir.path(), Split::Train, options()).expect("opens");
+    Arc::new(Source {
+        images,
+        preprocessing: preprocessing(),
+        augment,
+    })
+}
+
+fn collect(source: &Arc<Source>, plan: BatchPlan) -> Vec<Batch> {
+    let batches = Batches::start(Arc::clone(source), plan).expect("starts");
+    let expected = batches.len();
+    let batches: Vec<Batch> = batches.collect::<Result<_, _>>().expect("reads");
+    assert_eq!(batches.len(), expected);
+    batches
+}
+
+#[test]
+fn batches_depend_on_seed_and_epoch_alone() {
+    let source = source(
+        100,
+        Augment {
+            crop: RandomCrop::Pad { pad: 2 },
+            flip: true,
+        },
+    );
+    let reference = collect(
+        &source,
+        BatchPlan {
+            threads: 1,
+            ..plan()
+        },
+    );
+    assert_eq!(reference.len(), 12, "the last four images are dropped");
+    assert!(
+        reference
+            .iter()
+            .all(|batch| batch.labels.len() == 8 && batch.images.len() == 8 * 16)
+    );
+    for threads in [0, 2, 3, 50] {
+        assert_eq!(
+            collect(&source, BatchPlan { threads, ..plan() }),
+            reference,
+            "{threads} threads"
+        );
+    }
+    for skip in [0, 1, 5, 12, 100] {
+        let resumed = collect(&source, BatchPlan { skip, ..plan() });
+        assert_eq!(resumed, reference[skip.min(12)..], "after {skip} batches");
+    }
+    assert_ne!(
+        collect(&source, BatchPlan { epoch: 1, ..plan() }),
+        reference
+    );
+    assert_ne!(collect(&source, BatchPlan { seed: 2, ..plan() }), reference);
+}
+
+#[test]
+fn an_epoch_shows_every_image_once_with_its_label() {
+    let source = source(96, Augment::NONE);
+    let batches = collect(&source, plan());
+    let mut seen: Vec<u8> = Vec::new();
+    for batch in &batches {
+        for (image, label) in batch.images.chunks_exact(16).zip(&batch.labels) {
+            assert_eq!(i64::from(image[1] % 3), *label);
+            seen.push(image[1]);
+        }
+    }
+    assert!(!seen.is_sorted(), "training is shuffled");
+    seen.sort_unstable();
+    assert_eq!(seen, (0..96).collect::<Vec<u8>>());
+}
+
+#[test]
+fn evaluation_is_in_order_and_complete() {
+    let source = source(
+        20,
+        Augment {
+            crop: RandomCrop::Pad { pad: 2 },
+            flip: true,
+        },
+    );
+    let batches = collect(
+        &source,
+        BatchPlan {
+            mode: Mode::Evaluation,
+            threads: 3,
+            ..plan()
+        },
+    );
+    assert_eq!(
+        batches
+            .iter()
+            .map(|batch| batch.labels.len())
+            .collect::<Vec<_>>(),
+        [8, 8, 4]
+    );
+    let images: Vec<u8> = batches
+        .iter()
+        .flat_map(|batch| batch.images.clone())
+        .collect();
+    assert_eq!(
+        images,
+        (0..20)
+            .flat_map(|i| [255, i, i, i].repeat(4))
+            .collect::<Vec<u8>>()
+    );
+}
+
+#[test]
+fn colour_batches_are_planar() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().join("train/red");
+    fs::create_dir_all(&folder).expect("creates");
+    image::RgbImage::from_pixel(4, 4, image::Rgb([200, 100, 50]))
+        .save(folder.join("a.png"))
+        .expect("saves");
+    let preprocessing = Preprocessing {
+        mean: vec![0.5; 3],
+        std: vec![0.5; 3],
+        ..preprocessing()
+    };
+    let options = DataOptions {
+        limits: DecodeLimits { max_pixels: 16 },
+        ..DataOptions::new(&preprocessing)
+    };
+    let images = ImageSet::open(dir.path(), Split::Train, options).expect("opens");
+    let source = Arc::new(Source {
+        images,
+        preprocessing,
+        augment: Augment::NONE,
+    });
+    let batches = collect(
+        &source,
+        BatchPlan {
+            batch_size: 1,
+            ..plan()
+        },
+    );
+    assert_eq!(batches[0].images, [[200; 16], [100; 16], [50; 16]].concat());
+}
+
+#[test]
+fn too_few_images_are_an_error_and_dropping_early_ends() {
+    let source = source(10, Augment::NONE);
+    for (mode, batch_size) in [
+        (Mode::Training, 11),
+        (Mode::Training, 0),
+        (Mode::Evaluation, 0),
+    ] {
+        let batches = Batches::start(
+            Arc::clone(&source),
+            BatchPlan {
+                mode,
+                batch_size,
+                ..plan()
+            },
+        );
+        assert!(
+            matches!(batches, Err(DataError::TooFew { len: 10, .. })),
+            "{mode:?} {batch_size}"
+        );
+    }
+    let mut batches = Batches::start(
+        source,
+        BatchPlan {
+            batch_size: 1,
+            ..plan()
+        },
+    )
+    .expect("starts");
+    assert!(batches.next().is_some());
+    drop(batches);
+}
