@@ -36,7 +36,8 @@ impl ElasticNet {
     #[must_use]
     pub fn forward(&self, plan: &Plan, images: &Torch, norm: &mut Norm<'_>, dropout: f64) -> Torch {
         let mut pass = Pass { parameters: &self.parameters, norm, eps: plan.bn_eps };
-        let mut x = pass.conv(&plan.stem, &channels_last(images));
+        // A grey image has one layout only, from which libtorch infers the wrong one; so it is set behind the stem.
+        let mut x = channels_last(&pass.conv(&plan.stem, images));
         for block in &plan.blocks {
             x = pass.block(block, &x);
         }
@@ -50,8 +51,8 @@ impl ElasticNet {
 /// The same values with the channels innermost in memory, the layout in which these networks run fastest on a CPU.
 ///
 /// Every later layer keeps the layout of its input.
-fn channels_last(images: &Torch) -> Torch {
-    images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+fn channels_last(x: &Torch) -> Torch {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 /// One forward pass.

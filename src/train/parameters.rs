@@ -72,10 +72,18 @@ impl Parameters {
     /// The gradients summed since [`Parameters::zero_gradients`], laid out as [`Parameters::flat`]; zero where a tensor had none.
     #[must_use]
     pub fn gradient(&self) -> Torch {
-        let parts: Vec<Torch> = self.slots.iter().map(|slot| {
-            let gradient = self.leaves[&slot.name].grad();
-            if gradient.defined() { gradient.reshape([-1]) } else { Torch::zeros([slot.len() as i64], (Kind::Float, self.flat.device())) }
-        }).collect();
+        let parts: Vec<Torch> = self
+            .slots
+            .iter()
+            .map(|slot| {
+                let gradient = self.leaves[&slot.name].grad();
+                if gradient.defined() {
+                    gradient.reshape([-1])
+                } else {
+                    Torch::zeros([slot.len() as i64], (Kind::Float, self.flat.device()))
+                }
+            })
+            .collect();
         Torch::cat(&parts, 0)
     }
 

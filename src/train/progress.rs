@@ -57,7 +57,17 @@ impl Progress {
         bar.reset_eta();
         let file = OpenOptions::new().create(true).append(true).open(log).map_err(|source| io(log, source))?;
         let now = Instant::now();
-        Ok(Self { bar, log: file, log_path: log.to_owned(), batch_size, steps, steps_per_epoch, first_step: step, started: now, last_line: now })
+        Ok(Self {
+            bar,
+            log: file,
+            log_path: log.to_owned(),
+            batch_size,
+            steps,
+            steps_per_epoch,
+            first_step: step,
+            started: now,
+            last_line: now,
+        })
     }
 
     /// Reports update number `step`, from 0, made with learning rate `rate`.

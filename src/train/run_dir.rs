@@ -119,7 +119,8 @@ impl RunDirectory {
         let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(self.checkpoints());
         let partial = partial.map_err(|source| io(&self.checkpoints(), source))?;
         let mut state = checkpoint.state.clone();
-        let files = [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
+        let files =
+            [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
         for (name, tensors) in files {
             state.sha256.insert(name.to_owned(), tensors.write(&partial.path().join(name))?);
         }

@@ -54,7 +54,8 @@ impl<'a> Sandwich<'a> {
     ///
     /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`.
     pub fn accumulate(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: u64) -> Losses {
-        let logits = net.forward(&self.biggest, &resize(patches, self.biggest.child.resolution()), &mut Norm::Batch, self.biggest.head.dropout);
+        let logits =
+            net.forward(&self.biggest, &resize(patches, self.biggest.child.resolution()), &mut Norm::Batch, self.biggest.head.dropout);
         let loss = logits.cross_entropy_loss(labels, None::<Torch>, Reduction::Mean, -100, self.label_smoothing);
         loss.backward();
         let target = logits.detach().softmax(-1, Kind::Float);
