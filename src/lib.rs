@@ -30,6 +30,9 @@ pub mod evaluate;
 
 pub mod search;
 
+#[cfg(feature = "train")]
+pub mod train;
+
 pub mod metrics;
 
 pub mod engine;

@@ -57,6 +57,23 @@ pub(super) fn calibration(model: &Model) -> anyhow::Result<(PatchSet, Batches)> 
     }
 }
 
+/// Draws `count` training images for recalibration and crops them; unreadable ones are left out.
+#[cfg(feature = "train")]
+pub(super) fn draw_calibration(
+    images: &ImageSet,
+    preprocessing: &crate::image::Preprocessing,
+    count: usize,
+    seed: u64,
+) -> anyhow::Result<PatchSet> {
+    let mut patches = Vec::with_capacity(count);
+    for index in crate::data::calibration_indices(images.len(), count, seed) {
+        if let Some(pixels) = images.pixels_or_skip(index)? {
+            patches.push(pixels.centre_crop(preprocessing)?);
+        }
+    }
+    Ok(PatchSet::from_patches(&patches)?)
+}
+
 /// Finds the child that `text` names: `smallest`, `biggest`, the id of a member of the family, or a JSON file of choices.
 pub(super) fn find_child(model: &Model, text: &str) -> anyhow::Result<Child> {
     match text {

@@ -8,6 +8,8 @@ mod export;
 mod init;
 mod inspect;
 mod search;
+#[cfg(feature = "train")]
+mod train;
 
 use clap::{Parser, Subcommand};
 
@@ -25,6 +27,16 @@ enum Command {
     Init(init::Args),
     /// Show what a child costs, layer by layer kind
     Inspect(inspect::Args),
+    /// Train a single-stage model with the sandwich rule and in-place distillation
+    #[cfg(feature = "train")]
+    Train(train::Args),
+    /// Train a single-stage model (this binary was built without training: `make build-train`)
+    #[cfg(not(feature = "train"))]
+    Train {
+        /// Arguments for the binary that trains
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<String>,
+    },
     /// Search a trained model for its family
     Search(search::Args),
     /// Measure the accuracy of children on a data set
@@ -42,6 +54,13 @@ impl Cli {
         match self.command {
             Command::Init(args) => init::run(args),
             Command::Inspect(args) => inspect::run(args),
+            #[cfg(feature = "train")]
+            Command::Train(args) => train::run(&args),
+            #[cfg(not(feature = "train"))]
+            Command::Train { arguments } => anyhow::bail!(
+                "this binary serves and does not train: run `make build-train`, then `target/train/release/bignas train {}`",
+                arguments.join(" ")
+            ),
             Command::Search(args) => search::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Export(args) => export::run(args),

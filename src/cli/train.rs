@@ -1,0 +1,204 @@
+//! `bignas train`: trains the single-stage model of a search space.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+use super::common::draw_calibration;
+use super::init::read_space;
+use crate::checkpoint::{Draft, Model};
+use crate::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
+use crate::image::{Filter, Preprocessing};
+use crate::space::SearchSpace;
+use crate::train::{Job, Outcome, RunDirectory, TrainSettings, run as train};
+
+/// Arguments of `bignas train`.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Directory of the images: IDX files (plain or .gz), or train/CLASS/ and test/CLASS/ folders.
+    #[arg(long, env = "BIGNAS_DATA")]
+    data: PathBuf,
+    /// Directory of the run: checkpoints and metrics.
+    #[arg(long)]
+    run: PathBuf,
+    /// Directory of the model that is written at the end.
+    #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR")]
+    model: PathBuf,
+    /// Name of the model; the search space's, if not given.
+    #[arg(long)]
+    name: Option<String>,
+    /// Training images that the model ships for recalibration.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    calibration_images: u32,
+    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file.
+    #[arg(long, default_value = "fashion-mnist")]
+    space: String,
+    /// JSON file of the preprocessing; by default what suits the space.
+    #[arg(long)]
+    preprocessing: Option<PathBuf>,
+    /// Text file of the names of the classes, one a line, in the order of their labels.
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// JSON file of all training settings; the flags below change single ones.
+    #[arg(long)]
+    settings: Option<PathBuf>,
+    /// Passes over the training images.
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Images a step.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Learning rate for a batch of 256 images; it is scaled to the batch.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Seed of everything random.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Random crops: pixels of padding around the image. Without it, a random part of the image where it is larger than
+    /// 64 pixels, else 2.
+    #[arg(long)]
+    pad: Option<u32>,
+    /// Do not mirror images at random.
+    #[arg(long)]
+    no_flip: bool,
+    /// Threads of libtorch; by default one a core.
+    #[arg(long, env = "BIGNAS_THREADS")]
+    threads: Option<usize>,
+    /// Threads that read and crop images.
+    #[arg(long, default_value_t = 1)]
+    loader_threads: usize,
+    /// Go on from the newest checkpoint of the run; settings are those that it was started with.
+    #[arg(long)]
+    resume: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let what = if args.resume { What::resumed(&args.run)? } else { What::from_args(args)? };
+    let source = |split, augment: &Augment| -> Result<Source> {
+        let options = DataOptions { class_names: what.classes.clone(), ..DataOptions::new(&what.preprocessing) };
+        let images = ImageSet::open(&args.data, split, options)?;
+        Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
+    };
+    let validation = source(Split::Test, &Augment::NONE)?;
+    let job = Job {
+        space: &what.space,
+        train: Arc::new(source(Split::Train, &what.augment)?),
+        validation: Some(&validation),
+        directory: &args.run,
+        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        loader_threads: args.loader_threads,
+        stop: stop_flag()?,
+    };
+    match train(&job, &what.settings, args.resume)? {
+        Outcome::Stopped { checkpoint } => {
+            let (data, run) = (args.data.display(), args.run.display());
+            let model = args.model.display();
+            println!("saved {}", checkpoint.display());
+            println!("go on with: bignas train --data {data} --run {run} --model {model} --resume");
+        }
+        Outcome::Finished { weights, provenance } => {
+            let (images, preprocessing) = (&job.train.images, what.preprocessing.clone());
+            let calibration = draw_calibration(images, &preprocessing, args.calibration_images as usize, what.settings.seed)?;
+            let draft = Draft {
+                name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
+                labels: images.classes().to_vec(),
+                preprocessing,
+                space: what.space,
+                calibration: Some((calibration, CALIBRATION_BATCH, what.settings.seed)),
+                training: Some(serde_json::to_value(&provenance)?),
+            };
+            let model = Model::create(&args.model, draft, &weights)?;
+            let (model, data) = (model.directory().display(), args.data.display());
+            println!("trained {} steps; wrote {model}", provenance.steps);
+            println!("next: bignas search --model {model} --data {data}");
+        }
+    }
+    Ok(())
+}
+
+/// Images in a batch of the recalibration.
+const CALIBRATION_BATCH: usize = 64;
+
+/// What is trained, as flags and files say, or as the run to resume does.
+struct What {
+    space: SearchSpace,
+    preprocessing: Preprocessing,
+    augment: Augment,
+    classes: Option<Vec<String>>,
+    settings: TrainSettings,
+}
+
+impl What {
+    fn resumed(run: &Path) -> Result<Self> {
+        let state = RunDirectory::peek(run)?;
+        let classes = Some(state.classes);
+        Ok(Self { space: state.space, preprocessing: state.preprocessing, augment: state.augment, classes, settings: state.settings })
+    }
+
+    fn from_args(args: &Args) -> Result<Self> {
+        let space = read_space(&args.space)?;
+        let preprocessing = match &args.preprocessing {
+            Some(path) => read_json(path)?,
+            None => default_preprocessing(&space),
+        };
+        preprocessing.validate()?;
+        let augment = augment(args, &preprocessing);
+        augment.validate()?;
+        Ok(Self { classes: args.labels.as_deref().map(read_lines).transpose()?, settings: settings(args)?, space, preprocessing, augment })
+    }
+}
+
+fn settings(args: &Args) -> Result<TrainSettings> {
+    let mut settings: TrainSettings = args.settings.as_deref().map(read_json).transpose()?.unwrap_or_default();
+    settings.epochs = args.epochs.unwrap_or(settings.epochs);
+    settings.batch_size = args.batch_size.unwrap_or(settings.batch_size);
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
+    Ok(settings)
+}
+
+/// Small images are shifted; of large ones a random part is taken (Inception's crop).
+fn augment(args: &Args, preprocessing: &Preprocessing) -> Augment {
+    let crop = match args.pad {
+        None if preprocessing.crop > 64 => RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },
+        pad => RandomCrop::Pad { pad: pad.unwrap_or(2) },
+    };
+    Augment { crop, flip: !args.no_flip }
+}
+
+/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour; the crop by the space's resolutions.
+fn default_preprocessing(space: &SearchSpace) -> Preprocessing {
+    let (mean, std) =
+        if space.input_channels == 1 { (vec![0.286], vec![0.353]) } else { (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]) };
+    let (resize, crop) = match space.name.as_str() {
+        "fashion-mnist" => (None, 28),
+        "cifar10" => (None, 32),
+        _ => (Some(256), 224),
+    };
+    Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not valid", path.display()))
+}
+
+fn read_lines(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.
+fn stop_flag() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })?;
+    Ok(&STOP)
+}

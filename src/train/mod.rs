@@ -1,0 +1,29 @@
+//! Training a single-stage model with libtorch: the paper's techniques, one file each.
+
+mod allocator;
+mod elastic;
+mod error;
+mod input;
+mod norm;
+mod optimiser;
+mod parameters;
+mod progress;
+mod run_dir;
+mod sandwich;
+mod schedule;
+mod settings;
+mod trainer;
+mod validation;
+
+pub use allocator::keep_freed_memory;
+pub use elastic::ElasticNet;
+pub use error::TrainError;
+pub use input::Normaliser;
+pub use norm::{Norm, Recorder, Statistics};
+pub use optimiser::{OptimiserState, RmsProp, RmsPropSettings};
+pub use parameters::Parameters;
+pub use run_dir::{Checkpoint, RunDirectory, RunState};
+pub use sandwich::{Losses, Sandwich, resize};
+pub use schedule::Schedule;
+pub use settings::TrainSettings;
+pub use trainer::{Job, Outcome, Provenance, run};

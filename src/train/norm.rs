@@ -1,0 +1,92 @@
+//! Batch norm in its three moods, and the recalibration of one child.
+//!
+//! Training keeps no running statistics: with an architecture that changes at every step they are ill-defined. A child's
+//! statistics are measured when they are needed, as the mean over batches of the batch means and unbiased batch variances.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor as Torch};
+
+use super::elastic::ElasticNet;
+use super::parameters::to_vec;
+use crate::space::Plan;
+
+/// Mean and variance of every channel, by the name of the convolution that the batch norm follows.
+pub type Statistics = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
+
+/// Where a batch norm takes its mean and variance from.
+#[derive(Debug)]
+pub enum Norm<'a> {
+    /// The batch itself; nothing is kept (training).
+    Batch,
+    /// The batch itself; sums of its means and unbiased variances are kept (recalibration).
+    Record(&'a mut Recorder),
+    /// Known statistics (evaluation).
+    Fixed(&'a Statistics),
+}
+
+/// Sums of batch statistics.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    sums: BTreeMap<String, (Torch, Torch)>,
+    batches: u32,
+}
+
+impl Norm<'_> {
+    /// Normalises `x`, `[N, C, H, W]`, scales it by `weight` and shifts it by `bias`, both `[C]`.
+    pub(super) fn apply(&mut self, name: &str, x: &Torch, weight: &Torch, bias: &Torch, eps: f64) -> Torch {
+        match self {
+            Self::Batch => x.batch_norm(Some(weight), Some(bias), None, None, true, 0.0, eps, false),
+            Self::Record(recorder) => {
+                let options = (Kind::Float, x.device());
+                let (mean, variance) = (weight.zeros_like().detach(), Torch::zeros(weight.size(), options));
+                // A momentum of one leaves in the running statistics exactly this batch's mean and unbiased variance.
+                let y = x.batch_norm(Some(weight), Some(bias), Some(&mean), Some(&variance), true, 1.0, eps, false);
+                recorder.add(name, mean, variance);
+                y
+            }
+            Self::Fixed(statistics) => {
+                let (mean, variance) = &statistics[name];
+                let (mean, variance) = (Torch::from_slice(mean), Torch::from_slice(variance));
+                x.batch_norm(Some(weight), Some(bias), Some(&mean), Some(&variance), false, 0.0, eps, false)
+            }
+        }
+    }
+}
+
+impl Recorder {
+    fn add(&mut self, name: &str, mean: Torch, variance: Torch) {
+        match self.sums.get_mut(name) {
+            None => {
+                self.sums.insert(name.to_owned(), (mean, variance));
+            }
+            Some((means, variances)) => {
+                *means += mean;
+                *variances += variance;
+            }
+        }
+    }
+
+    fn means(&self) -> Statistics {
+        let count = f64::from(self.batches.max(1));
+        self.sums.iter().map(|(name, (mean, variance))| (name.clone(), (to_vec(&(mean / count)), to_vec(&(variance / count))))).collect()
+    }
+}
+
+impl ElasticNet {
+    /// Statistics of the child of `plan` over `batches` of normalised images at its resolution.
+    pub fn recalibrate(&self, plan: &Plan, batches: impl IntoIterator<Item = Torch>) -> Statistics {
+        let mut recorder = Recorder::default();
+        for images in batches {
+            let _logits = tch::no_grad(|| self.forward(plan, &images, &mut Norm::Record(&mut recorder), 0.0));
+            recorder.batches += 1;
+        }
+        recorder.means()
+    }
+
+    /// Logits `[N, classes]` of the child of `plan` for normalised images at its resolution.
+    #[must_use]
+    pub fn logits(&self, plan: &Plan, images: &Torch, statistics: &Statistics) -> Torch {
+        tch::no_grad(|| self.forward(plan, images, &mut Norm::Fixed(statistics), 0.0))
+    }
+}

@@ -1,0 +1,143 @@
+//! The shared weights as libtorch tensors: one flat buffer, in which every named tensor is a window.
+//!
+//! An update then is a handful of operations on one long vector instead of several on each of a hundred short ones.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tch::{Kind, Tensor as Torch};
+
+use super::TrainError;
+use crate::checkpoint::{Tensor, Weights};
+
+/// All shared tensors of a single-stage model, ready to be differentiated.
+#[derive(Debug)]
+pub struct Parameters {
+    /// Every value, tensor after tensor in the order of `slots`; shares its memory with `leaves`.
+    flat: Torch,
+    slots: Vec<Slot>,
+    leaves: HashMap<String, Torch>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    shape: Vec<usize>,
+}
+
+impl Slot {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Weights of convolutions and linear layers have two dimensions or more; batch norms and biases have one.
+    fn is_weight(&self) -> bool {
+        self.shape.len() > 1
+    }
+}
+
+impl Parameters {
+    /// Copies `weights` into a flat buffer.
+    #[must_use]
+    pub fn new(weights: &Weights) -> Self {
+        let slots: Vec<Slot> = weights.iter().map(|(name, t)| Slot { name: name.to_owned(), shape: t.shape.clone() }).collect();
+        let values: Vec<f32> = weights.iter().flat_map(|(_, t)| t.data.iter().copied()).collect();
+        let flat = Torch::from_slice(&values);
+        let mut leaves = HashMap::new();
+        let mut start = 0;
+        for slot in &slots {
+            let shape: Vec<i64> = slot.shape.iter().map(|&n| n as i64).collect();
+            let window = flat.narrow(0, start, slot.len() as i64).view(shape.as_slice());
+            leaves.insert(slot.name.clone(), window.detach().set_requires_grad(true));
+            start += slot.len() as i64;
+        }
+        Self { flat, slots, leaves }
+    }
+
+    /// The tensor called `name`, at its largest size.
+    ///
+    /// # Panics
+    /// Where there is none: a plan and the weights that it runs on come from the same space.
+    #[must_use]
+    pub fn get(&self, name: &str) -> &Torch {
+        &self.leaves[name]
+    }
+
+    /// Every value in one vector; writing into it changes the tensors.
+    #[must_use]
+    pub fn flat(&self) -> Torch {
+        self.flat.shallow_clone()
+    }
+
+    /// The gradients summed since [`Parameters::zero_gradients`], laid out as [`Parameters::flat`]; zero where a tensor had none.
+    #[must_use]
+    pub fn gradient(&self) -> Torch {
+        let parts: Vec<Torch> = self
+            .slots
+            .iter()
+            .map(|slot| {
+                let gradient = self.leaves[&slot.name].grad();
+                if gradient.defined() {
+                    gradient.reshape([-1])
+                } else {
+                    Torch::zeros([slot.len() as i64], (Kind::Float, self.flat.device()))
+                }
+            })
+            .collect();
+        Torch::cat(&parts, 0)
+    }
+
+    /// Forgets all gradients.
+    pub fn zero_gradients(&mut self) {
+        self.leaves.values_mut().for_each(Torch::zero_grad);
+    }
+
+    /// One where a value belongs to the weight of a convolution or of the classifier, zero in batch norms and biases.
+    #[must_use]
+    pub fn weight_mask(&self) -> Torch {
+        let values: Vec<f32> =
+            self.slots.iter().flat_map(|slot| std::iter::repeat_n(if slot.is_weight() { 1.0 } else { 0.0 }, slot.len())).collect();
+        Torch::from_slice(&values)
+    }
+
+    /// The tensors as they are now.
+    #[must_use]
+    pub fn to_weights(&self) -> Weights {
+        self.unflatten(&self.flat)
+    }
+
+    /// Cuts a vector laid out as [`Parameters::flat`] into named tensors.
+    #[must_use]
+    pub fn unflatten(&self, flat: &Torch) -> Weights {
+        let values = to_vec(flat);
+        let mut rest = values.as_slice();
+        let mut tensors = BTreeMap::new();
+        for slot in &self.slots {
+            let (data, after) = rest.split_at(slot.len());
+            tensors.insert(slot.name.clone(), Tensor { shape: slot.shape.clone(), data: data.to_vec() });
+            rest = after;
+        }
+        Weights::new(tensors)
+    }
+
+    /// The inverse of [`Parameters::unflatten`].
+    ///
+    /// # Errors
+    /// [`TrainError::Layout`] where `tensors` does not have exactly the tensors of this model.
+    pub fn flatten(&self, tensors: &Weights) -> Result<Torch, TrainError> {
+        let same = tensors.iter().map(|(name, t)| (name, &t.shape)).eq(self.slots.iter().map(|slot| (slot.name.as_str(), &slot.shape)));
+        if !same {
+            return Err(TrainError::Layout);
+        }
+        let values: Vec<f32> = tensors.iter().flat_map(|(_, t)| t.data.iter().copied()).collect();
+        Ok(Torch::from_slice(&values))
+    }
+}
+
+/// The values of a float32 tensor in row-major order.
+pub(super) fn to_vec(tensor: &Torch) -> Vec<f32> {
+    let contiguous = tensor.contiguous();
+    let mut values = vec![0.0; contiguous.numel()];
+    contiguous.copy_data(&mut values, contiguous.numel());
+    values
+}

@@ -1,0 +1,159 @@
+//! What a run says while it goes on: a progress bar, or a line now and then, and the metrics log.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::TrainError;
+use super::run_dir::io;
+use super::sandwich::Losses;
+use super::validation::Accuracy;
+use crate::checkpoint::write_atomically;
+
+/// Time between two lines where there is no terminal for a progress bar.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Steps between two lines of the metrics log.
+const LOG_EVERY: u64 = 20;
+
+/// One line of the metrics log.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Metrics<'a> {
+    /// After some steps.
+    Step { step: u64, epoch: f64, rate: f64, loss_biggest: f64, loss_smallest: f64, loss_random: &'a [f64], images_per_second: f64 },
+    /// After an epoch.
+    Epoch { step: u64, epoch: u64, seconds: f64, images: usize, accuracy_biggest: f64, accuracy_smallest: f64 },
+}
+
+/// The progress of one sitting.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    log: File,
+    log_path: PathBuf,
+    batch_size: usize,
+    steps: u64,
+    steps_per_epoch: u64,
+    first_step: u64,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Progress from `step` on, of `epochs` epochs of `steps_per_epoch` updates; forgets metrics of later steps.
+    ///
+    /// # Errors
+    /// Where the log cannot be written.
+    pub fn start(log: &Path, step: u64, epochs: u64, steps_per_epoch: u64, batch_size: usize) -> Result<Self, TrainError> {
+        forget_after(log, step)?;
+        let steps = epochs * steps_per_epoch;
+        let bar = ProgressBar::new(steps).with_position(step);
+        let style = ProgressStyle::with_template("{msg}\n{wide_bar} step {pos} of {len}, {elapsed_precise} gone, {eta_precise} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.reset_eta();
+        let file = OpenOptions::new().create(true).append(true).open(log).map_err(|source| io(log, source))?;
+        let now = Instant::now();
+        Ok(Self {
+            bar,
+            log: file,
+            log_path: log.to_owned(),
+            batch_size,
+            steps,
+            steps_per_epoch,
+            first_step: step,
+            started: now,
+            last_line: now,
+        })
+    }
+
+    /// Reports update number `step`, from 0, made with learning rate `rate`.
+    ///
+    /// # Errors
+    /// Where the log cannot be written.
+    pub fn step(&mut self, step: u64, rate: f64, losses: &Losses) -> Result<(), TrainError> {
+        let done = step + 1;
+        let images_per_second = self.images_per_second(done);
+        self.bar.set_position(done);
+        let text = format!(
+            "epoch {}, loss {:.3} biggest, {:.3} smallest, learning rate {rate:.2e}, {images_per_second:.0} images/s",
+            step / self.steps_per_epoch + 1,
+            losses.biggest,
+            losses.smallest
+        );
+        if self.bar.is_hidden() && (self.last_line.elapsed() >= LINE_EVERY || step == self.first_step) {
+            self.last_line = Instant::now();
+            let left = (self.steps - done) as f64 * self.batch_size as f64 / images_per_second / 60.0;
+            eprintln!("step {done} of {}: {text}, {left:.0} min left", self.steps);
+        }
+        self.bar.set_message(text);
+        if done.is_multiple_of(LOG_EVERY) {
+            self.write(&Metrics::Step {
+                step: done,
+                epoch: done as f64 / self.steps_per_epoch as f64,
+                rate,
+                loss_biggest: losses.biggest,
+                loss_smallest: losses.smallest,
+                loss_random: &losses.random,
+                images_per_second,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reports the end of an epoch.
+    ///
+    /// # Errors
+    /// Where the log cannot be written.
+    pub fn epoch(&mut self, step: u64, seconds: f64, accuracy: &Accuracy) -> Result<(), TrainError> {
+        let epoch = step / self.steps_per_epoch;
+        self.say(&format!(
+            "epoch {epoch}: {:.2} % biggest, {:.2} % smallest of {} images, {:.0} min",
+            accuracy.biggest * 100.0,
+            accuracy.smallest * 100.0,
+            accuracy.images,
+            seconds / 60.0
+        ));
+        self.write(&Metrics::Epoch {
+            step,
+            epoch,
+            seconds,
+            images: accuracy.images,
+            accuracy_biggest: accuracy.biggest,
+            accuracy_smallest: accuracy.smallest,
+        })
+    }
+
+    /// Prints a line, above the bar where there is one.
+    pub fn say(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    fn images_per_second(&self, done: u64) -> f64 {
+        (done - self.first_step) as f64 * self.batch_size as f64 / self.started.elapsed().as_secs_f64()
+    }
+
+    fn write(&mut self, metrics: &Metrics<'_>) -> Result<(), TrainError> {
+        let mut line = serde_json::to_vec(metrics).map_err(|source| TrainError::State { path: self.log_path.clone(), source })?;
+        line.push(b'\n');
+        self.log.write_all(&line).map_err(|source| io(&self.log_path, source))
+    }
+}
+
+/// Drops the lines of steps after `step`: a resumed run makes those steps again.
+fn forget_after(log: &Path, step: u64) -> Result<(), TrainError> {
+    if !log.exists() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(log).map_err(|source| io(log, source))?;
+    let of_line = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+    let kept: String = text.lines().filter(|line| of_line(line).is_some_and(|s| s <= step)).flat_map(|line| [line, "\n"]).collect();
+    write_atomically(log, kept.as_bytes()).map_err(|source| io(log, source))
+}

@@ -1,0 +1,200 @@
+//! The directory of a training run: its checkpoints, written whole or not at all, and its metrics.
+//!
+//! ```text
+//! RUN/metrics.jsonl                         one line a report
+//! RUN/checkpoints/step-00000468/            state.json, weights, mean_square and momentum (.safetensors)
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::optimiser::OptimiserState;
+use super::settings::TrainSettings;
+use crate::checkpoint::Weights;
+use crate::data::Augment;
+use crate::files::{sha256, write_atomically};
+use crate::image::Preprocessing;
+use crate::space::{SearchSpace, TensorSpec};
+
+/// Checkpoints kept: the newest, and one to fall back on.
+const KEPT: usize = 2;
+
+/// What a checkpoint knows beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Updates done.
+    pub step: u64,
+    /// Updates an epoch.
+    pub steps_per_epoch: u64,
+    /// Seconds of training so far, over all sessions.
+    pub seconds: f64,
+    /// What the run was told.
+    pub settings: TrainSettings,
+    /// The search space.
+    pub space: SearchSpace,
+    /// What the network expects of its input images.
+    pub preprocessing: Preprocessing,
+    /// How training images are changed at random.
+    pub augment: Augment,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// SHA-256 of every file of the checkpoint.
+    #[serde(default)]
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// A checkpoint in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Where the run stands.
+    pub state: RunState,
+    /// The shared weights.
+    pub weights: Weights,
+    /// The optimiser's memory.
+    pub optimiser: OptimiserState,
+}
+
+/// The directory of a run.
+#[derive(Debug, Clone)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+const WEIGHTS: &str = "weights.safetensors";
+const MEAN_SQUARE: &str = "mean_square.safetensors";
+const MOMENTUM: &str = "momentum.safetensors";
+const STATE: &str = "state.json";
+
+impl RunDirectory {
+    /// Starts a new run at `path`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`TrainError::Exists`] where it holds a run.
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let run = Self { path: path.to_owned() };
+        fs::create_dir_all(run.checkpoints()).map_err(|source| io(&run.checkpoints(), source))?;
+        if run.metrics().exists() || run.latest()?.is_some() {
+            return Err(TrainError::Exists { path: path.to_owned() });
+        }
+        Ok(run)
+    }
+
+    /// Opens the run at `path` and reads its newest checkpoint; `layout` gives the tensors of a state's space and classes.
+    ///
+    /// # Errors
+    /// [`TrainError::NothingToResume`], or what is wrong with the checkpoint.
+    pub fn resume(path: &Path, layout: impl Fn(&SearchSpace, usize) -> Vec<TensorSpec>) -> Result<(Self, Checkpoint), TrainError> {
+        let run = Self { path: path.to_owned() };
+        let Some(directory) = run.latest()? else { return Err(TrainError::NothingToResume { path: path.to_owned() }) };
+        let state = read_state(&directory)?;
+        let layout = layout(&state.space, state.classes.len());
+        let tensors = |name: &str| read_tensors(&directory.join(name), state.sha256.get(name), &layout);
+        let optimiser = OptimiserState { mean_square: tensors(MEAN_SQUARE)?, momentum: tensors(MOMENTUM)? };
+        let checkpoint = Checkpoint { weights: tensors(WEIGHTS)?, optimiser, state };
+        Ok((run, checkpoint))
+    }
+
+    /// The newest checkpoint of the run at `path`, without its tensors.
+    ///
+    /// # Errors
+    /// [`TrainError::NothingToResume`], or what is wrong with the state.
+    pub fn peek(path: &Path) -> Result<RunState, TrainError> {
+        let latest = Self { path: path.to_owned() }.latest()?;
+        read_state(&latest.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
+    }
+
+    /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
+    ///
+    /// # Errors
+    /// Whatever the file system says; the checkpoints before are untouched.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
+        let directory = self.checkpoints().join(format!("step-{:08}", checkpoint.state.step));
+        if directory.exists() {
+            return Ok(directory);
+        }
+        let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(self.checkpoints());
+        let partial = partial.map_err(|source| io(&self.checkpoints(), source))?;
+        let mut state = checkpoint.state.clone();
+        let files =
+            [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
+        for (name, tensors) in files {
+            state.sha256.insert(name.to_owned(), tensors.write(&partial.path().join(name))?);
+        }
+        let path = partial.path().join(STATE);
+        let text = serde_json::to_vec_pretty(&state).map_err(|source| TrainError::State { path: path.clone(), source })?;
+        write_atomically(&path, &text).map_err(|source| io(&path, source))?;
+        fs::rename(partial.keep(), &directory).map_err(|source| io(&directory, source))?;
+        File::open(self.checkpoints()).and_then(|parent| parent.sync_all()).map_err(|source| io(&directory, source))?;
+        self.prune()?;
+        Ok(directory)
+    }
+
+    /// The file of the metrics, one JSON object a line.
+    #[must_use]
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Directory of the newest checkpoint.
+    ///
+    /// # Errors
+    /// Whatever the file system says, but for an absent directory, which holds none.
+    pub fn latest(&self) -> Result<Option<PathBuf>, TrainError> {
+        Ok(self.all()?.pop())
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// All checkpoints, the oldest first.
+    fn all(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let entries = match fs::read_dir(self.checkpoints()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(io(&self.checkpoints(), source)),
+        };
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>();
+        let mut paths = paths.map_err(|source| io(&self.checkpoints(), source))?;
+        paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")));
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn prune(&self) -> Result<(), TrainError> {
+        let all = self.all()?;
+        for path in &all[..all.len().saturating_sub(KEPT)] {
+            fs::remove_dir_all(path).map_err(|source| io(path, source))?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn io(path: &Path, source: std::io::Error) -> TrainError {
+    TrainError::Io { path: path.to_owned(), source }
+}
+
+fn read_state(directory: &Path) -> Result<RunState, TrainError> {
+    let path = directory.join(STATE);
+    let text = fs::read(&path).map_err(|source| io(&path, source))?;
+    serde_json::from_slice(&text).map_err(|source| TrainError::State { path, source })
+}
+
+fn read_tensors(path: &Path, checksum: Option<&String>, layout: &[TensorSpec]) -> Result<Weights, TrainError> {
+    let bytes = fs::read(path).map_err(|source| io(path, source))?;
+    if checksum != Some(&sha256(&bytes)) {
+        return Err(TrainError::Checksum { path: path.to_owned() });
+    }
+    Ok(Weights::from_bytes(&bytes, path, layout)?)
+}

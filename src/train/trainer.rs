@@ -1,0 +1,241 @@
+//! The training loop: steps, reports, checkpoints, and going on where a run stopped.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::elastic::ElasticNet;
+use super::input::Normaliser;
+use super::optimiser::RmsProp;
+use super::progress::Progress;
+use super::run_dir::{Checkpoint, RunDirectory, RunState};
+use super::sandwich::Sandwich;
+use super::settings::TrainSettings;
+use super::validation::Validation;
+use crate::checkpoint::Weights;
+use crate::data::{Batch, BatchPlan, Batches, Mode, Source};
+use crate::space::{SearchSpace, layout};
+
+/// What to train, and on what.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The search space.
+    pub space: &'a SearchSpace,
+    /// The training images and how they are changed at random.
+    pub train: Arc<Source>,
+    /// Images for the accuracy that is reported after each epoch; none, no report.
+    pub validation: Option<&'a Source>,
+    /// The run directory.
+    pub directory: &'a Path,
+    /// Threads of libtorch.
+    pub threads: usize,
+    /// Threads that make batches.
+    pub loader_threads: usize,
+    /// Set from elsewhere to save and stop after the current step.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a sitting ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished {
+        /// The single-stage model.
+        weights: Weights,
+        /// How it came about.
+        provenance: Provenance,
+    },
+    /// The run was stopped and can be resumed.
+    Stopped {
+        /// The checkpoint it goes on from.
+        checkpoint: PathBuf,
+    },
+}
+
+/// How weights came about, for `model.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// What the run was told.
+    pub settings: TrainSettings,
+    /// How training images were changed at random.
+    pub augment: crate::data::Augment,
+    /// Updates made.
+    pub steps: u64,
+    /// Images in the training set.
+    pub images: usize,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Trains from the beginning, or goes on from the newest checkpoint where `resume` is set.
+///
+/// Every choice is a function of the seed and the step, so that a resumed run computes what an uninterrupted one would.
+///
+/// # Errors
+/// [`TrainError`]; all checkpoints so far stay.
+pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outcome, TrainError> {
+    super::keep_freed_memory();
+    tch::set_num_threads(i32::try_from(job.threads).unwrap_or(1));
+    let mut training = if resume { Training::resume(job, settings)? } else { Training::start(job, settings)? };
+    let steps = training.steps();
+    let mut progress = Progress::start(
+        &training.run.metrics(),
+        training.state.step,
+        settings.epochs,
+        training.state.steps_per_epoch,
+        settings.batch_size,
+    )?;
+    let validation = job.validation.map(|test| Validation::new(job.space, &job.train, test, settings.seed)).transpose()?;
+    while training.state.step < steps {
+        if training.epoch(&mut progress)?.is_break() {
+            let checkpoint = training.save()?;
+            return Ok(Outcome::Stopped { checkpoint });
+        }
+        training.save()?;
+        if let Some(validation) = &validation {
+            progress.epoch(training.state.step, training.state.seconds, &validation.accuracy(&training.net))?;
+        }
+    }
+    Ok(training.finish())
+}
+
+/// A run in progress.
+struct Training<'a> {
+    job: &'a Job<'a>,
+    run: RunDirectory,
+    state: RunState,
+    net: ElasticNet,
+    optimiser: RmsProp,
+    sandwich: Sandwich<'a>,
+    normaliser: Normaliser,
+}
+
+impl<'a> Training<'a> {
+    fn start(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
+        let state = first_state(job, settings)?;
+        let run = RunDirectory::create(job.directory)?;
+        let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
+        let net = ElasticNet::from_weights(&weights);
+        let optimiser = RmsProp::new(settings.optimiser.clone(), &net.parameters);
+        Ok(Self::new(job, run, state, net, optimiser))
+    }
+
+    fn resume(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
+        let expected = first_state(job, settings)?;
+        let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
+        check_unchanged(job.directory, &expected, &checkpoint.state)?;
+        let net = ElasticNet::from_weights(&checkpoint.weights);
+        let optimiser = RmsProp::resume(settings.optimiser.clone(), &net.parameters, &checkpoint.optimiser)?;
+        Ok(Self::new(job, run, checkpoint.state, net, optimiser))
+    }
+
+    fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: RmsProp) -> Self {
+        let settings = &state.settings;
+        let sandwich = Sandwich::new(job.space, state.classes.len(), settings.random_children, settings.label_smoothing, settings.seed);
+        Self { job, run, net, optimiser, sandwich, normaliser: Normaliser::new(&state.preprocessing), state }
+    }
+
+    fn steps(&self) -> u64 {
+        self.state.settings.epochs * self.state.steps_per_epoch
+    }
+
+    /// Trains to the end of the current epoch; breaks where the run is to stop.
+    fn epoch(&mut self, progress: &mut Progress) -> Result<std::ops::ControlFlow<()>, TrainError> {
+        let started = Instant::now();
+        let before = self.state.seconds;
+        let plan = BatchPlan {
+            mode: Mode::Training,
+            batch_size: self.state.settings.batch_size,
+            seed: self.state.settings.seed,
+            epoch: self.state.step / self.state.steps_per_epoch,
+            skip: (self.state.step % self.state.steps_per_epoch) as usize,
+            threads: self.job.loader_threads,
+        };
+        for batch in Batches::start(Arc::clone(&self.job.train), plan)? {
+            self.step(&batch?, progress)?;
+            self.state.seconds = before + started.elapsed().as_secs_f64();
+            if self.job.stop.load(Ordering::Relaxed) {
+                return Ok(std::ops::ControlFlow::Break(()));
+            }
+        }
+        Ok(std::ops::ControlFlow::Continue(()))
+    }
+
+    fn step(&mut self, batch: &Batch, progress: &mut Progress) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let settings = &self.state.settings;
+        let rate = settings.schedule.rate(step, self.steps(), settings.batch_size);
+        let patches = self.normaliser.apply(&batch.images);
+        let labels = tch::Tensor::from_slice(&batch.labels);
+        tch::manual_seed(dropout_seed(settings.seed, step));
+        let losses = self.sandwich.accumulate(&self.net, &patches, &labels, step);
+        if !losses.are_finite() {
+            let checkpoint = match self.run.latest()? {
+                Some(path) => format!("the last good checkpoint is {}", path.display()),
+                None => "there is no checkpoint yet".to_owned(),
+            };
+            return Err(TrainError::NotFinite { step, rate, checkpoint });
+        }
+        self.optimiser.update(&mut self.net.parameters, rate);
+        self.state.step += 1;
+        progress.step(step, rate, &losses)
+    }
+
+    fn save(&self) -> Result<PathBuf, TrainError> {
+        let optimiser = self.optimiser.state(&self.net.parameters);
+        self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser })
+    }
+
+    fn finish(self) -> Outcome {
+        let provenance = Provenance {
+            settings: self.state.settings,
+            augment: self.state.augment,
+            steps: self.state.step,
+            images: self.job.train.images.len(),
+            seconds: self.state.seconds,
+        };
+        Outcome::Finished { weights: self.net.to_weights(), provenance }
+    }
+}
+
+fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, TrainError> {
+    let (images, space) = (job.train.preprocessing.channels(), job.space.input_channels);
+    if images != space {
+        return Err(TrainError::Channels { images, space });
+    }
+    Ok(RunState {
+        step: 0,
+        steps_per_epoch: (job.train.images.len() / settings.batch_size.max(1)).max(1) as u64,
+        seconds: 0.0,
+        settings: settings.clone(),
+        space: job.space.clone(),
+        preprocessing: job.train.preprocessing.clone(),
+        augment: job.train.augment.clone(),
+        classes: job.train.images.classes().to_vec(),
+        sha256: Default::default(),
+    })
+}
+
+fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result<(), TrainError> {
+    let checks = [
+        ("settings", expected.settings == saved.settings),
+        ("search space", expected.space == saved.space),
+        ("preprocessing", expected.preprocessing == saved.preprocessing),
+        ("augmentation", expected.augment == saved.augment),
+        ("list of classes", expected.classes == saved.classes),
+        ("number of images", expected.steps_per_epoch == saved.steps_per_epoch),
+    ];
+    match checks.iter().find(|(_, same)| !same) {
+        Some((what, _)) => Err(TrainError::Changed { path: path.to_owned(), what }),
+        None => Ok(()),
+    }
+}
+
+/// Seeds dropout for one step: libtorch does not let its generator's state be saved.
+fn dropout_seed(seed: u64, step: u64) -> i64 {
+    (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ step).cast_signed()
+}
