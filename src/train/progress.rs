@@ -12,7 +12,7 @@ use super::TrainError;
 use super::run_dir::io;
 use super::sandwich::Losses;
 use super::validation::Accuracy;
-use crate::checkpoint::write_atomically;
+use crate::files::write_atomically;
 
 /// Time between two lines where there is no terminal for a progress bar.
 const LINE_EVERY: Duration = Duration::from_secs(30);
