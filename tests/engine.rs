@@ -1,0 +1,230 @@
+//! The engine: children are built once, kept within limits, found again, and never block each other.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bignas::engine::{AddError, Budget, ChildState, ClassifyError, Engine, EngineOptions, RemoveError, Source};
+use bignas::image::Patch;
+use bignas::metrics::Metrics;
+use bignas::space::ChildId;
+use clap::Parser;
+use common::{TestModel, runtime};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    options: EngineOptions,
+}
+
+/// An engine with its own cache directory and the given flags; two workers, no warm-up.
+fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
+    let cache = cache.to_str().unwrap();
+    let fixed = ["test", "--cache-dir", cache, "--workers", "2"];
+    let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
+    let options = Flags::parse_from(fixed.iter().chain(warm_up).chain(flags)).options;
+    Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options).unwrap()
+}
+
+fn patch(value: u8) -> Patch {
+    Patch { size: 28, channels: 1, data: vec![value; 28 * 28] }
+}
+
+fn ids(engine: &Engine) -> Vec<ChildId> {
+    engine.children().iter().map(|status| status.child.id()).collect()
+}
+
+fn states(engine: &Engine) -> Vec<ChildState> {
+    engine.children().iter().map(|status| status.state).collect()
+}
+
+fn builds(engine: &Engine) -> u64 {
+    engine.metrics().builds.with_label_values(&["ok"]).get()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_first_requests_build_a_child_once() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let id = ids(&engine)[1];
+    let requests: Vec<_> = (0..50)
+        .map(|i| {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.classify(id, vec![patch(i)]).await })
+        })
+        .collect();
+    for request in requests {
+        let answer = request.await.unwrap().unwrap();
+        assert_eq!((answer.logits.len(), answer.logits[0].len()), (1, 10));
+    }
+    assert_eq!(builds(&engine), 1);
+    let again = engine.classify(id, vec![patch(0), patch(1)]).await.unwrap();
+    assert_eq!((again.source, again.logits.len()), (Source::Memory, 2));
+}
+
+#[tokio::test]
+async fn built_children_are_found_again_and_answer_alike() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &[]);
+    let id = ids(&first)[0];
+    let built = first.classify(id, vec![patch(7)]).await.unwrap();
+    assert_eq!(built.source, Source::Built);
+    drop(first);
+    let second = engine(&model, cache.path(), &[]);
+    assert_eq!(states(&second)[..2], [ChildState::Disk, ChildState::Unbuilt]);
+    let loaded = second.classify(id, vec![patch(7)]).await.unwrap();
+    assert_eq!((loaded.source, loaded.logits), (Source::Disk, built.logits));
+    assert_eq!(builds(&second), 0);
+}
+
+#[tokio::test]
+async fn a_damaged_built_child_is_built_again() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &[]);
+    let id = ids(&first)[0];
+    let built = first.classify(id, vec![patch(7)]).await.unwrap();
+    drop(first);
+    for file in std::fs::read_dir(cache.path().join("built")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "onnx") {
+            std::fs::write(path, b"not a model").unwrap();
+        }
+    }
+    let second = engine(&model, cache.path(), &[]);
+    let again = second.classify(id, vec![patch(7)]).await.unwrap();
+    assert_eq!((again.source, again.logits), (Source::Built, built.logits));
+}
+
+#[tokio::test]
+async fn memory_keeps_to_its_limit_and_what_went_comes_back_from_disk() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--memory-limit-bytes", "1"]);
+    let ids = ids(&engine);
+    engine.classify(ids[0], vec![patch(1)]).await.unwrap();
+    engine.classify(ids[1], vec![patch(1)]).await.unwrap();
+    assert_eq!(states(&engine)[..2], [ChildState::Disk, ChildState::Loaded]);
+    let back = engine.classify(ids[0], vec![patch(1)]).await.unwrap();
+    assert_eq!(back.source, Source::Disk);
+}
+
+#[tokio::test]
+async fn the_disk_keeps_to_its_limit() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--disk-limit-bytes", "400000"]);
+    for id in ids(&engine) {
+        engine.classify(id, vec![patch(1)]).await.unwrap();
+    }
+    let bytes: u64 = std::fs::read_dir(cache.path().join("built")).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes <= 404_000, "{bytes} bytes of children and receipts");
+    assert!(bytes > 100_000, "some children are kept");
+}
+
+#[tokio::test]
+async fn an_unwritable_cache_is_served_from_memory() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let blocked = cache.path().join("file");
+    std::fs::write(&blocked, b"").unwrap();
+    let engine = engine(&model, &blocked, &[]);
+    let id = ids(&engine)[0];
+    assert_eq!(engine.classify(id, vec![patch(1)]).await.unwrap().source, Source::Built);
+    assert_eq!(engine.classify(id, vec![patch(1)]).await.unwrap().source, Source::Memory);
+}
+
+#[tokio::test]
+async fn added_children_are_measured_listed_bounded_and_remembered() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let space = common::space();
+    let choices = |depth: usize| {
+        let mut choices = space.smallest().choices().clone();
+        choices.stages[2] = bignas::space::StageChoices::uniform(depth, 20, 3, 4);
+        choices
+    };
+    let first = engine(&model, cache.path(), &["--max-added-children", "1"]);
+    let before = first.children().len();
+    let added = first.add(choices(2)).await.unwrap();
+    assert!(added.added && added.latency_ms.is_some() && added.accuracy.is_none());
+    assert_eq!(added.state, ChildState::Loaded);
+    assert_eq!(first.add(choices(2)).await.unwrap().child, added.child, "adding it again changes nothing");
+    assert!(matches!(first.add(choices(3)).await, Err(AddError::Full { limit: 1 })));
+    let mut outside = choices(2);
+    outside.resolution = 21;
+    assert!(matches!(first.add(outside).await, Err(AddError::Outside(_))));
+    let costs: Vec<u64> = first.children().iter().map(|status| status.cost.macs.total()).collect();
+    assert!(costs.is_sorted() && costs.len() == before + 1);
+    drop(first);
+    let second = engine(&model, cache.path(), &[]);
+    let id = added.child.id();
+    assert_eq!(second.child(id).unwrap().state, ChildState::Disk);
+    second.remove(id).unwrap();
+    assert_eq!(second.remove(id), Err(RemoveError::Unknown(id)));
+    assert_eq!(second.children().len(), before);
+    let family = ids(&second)[0];
+    assert_eq!(second.remove(family), Err(RemoveError::Family(family)));
+    assert!(matches!(second.classify(id, vec![patch(1)]).await, Err(ClassifyError::Unknown(_))));
+}
+
+#[tokio::test]
+async fn warm_up_measures_the_family_and_a_restart_is_ready_at_once() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    let begin = Instant::now();
+    while !first.ready() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the warm-up does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(first.children().iter().all(|status| status.latency_ms.is_some_and(|ms| ms > 0.0)));
+    let fastest = first.children().iter().filter_map(|status| status.latency_ms).min_by(f64::total_cmp).unwrap();
+    let within = first.resolve(&Budget { latency_ms: Some(fastest), ..Budget::default() }).unwrap();
+    assert_eq!(within.latency_ms, Some(fastest));
+    drop(first);
+    let second = engine(&model, cache.path(), &["--warm-up", "true"]);
+    assert!(second.ready(), "all latencies are on disk");
+    assert!(states(&second).iter().all(|state| *state == ChildState::Disk));
+}
+
+#[tokio::test]
+async fn the_default_budget_holds_where_a_request_gives_none() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--default-mflops", "3"]);
+    let resolve = |budget: Budget| engine.resolve(&budget).unwrap().cost.macs.millions();
+    assert!(resolve(Budget::default()) <= 3.0);
+    assert!(resolve(Budget { mflops: Some(100.0), ..Budget::default() }) > 9.0);
+    assert!(resolve(Budget { params: Some(u64::MAX), ..Budget::default() }) > 9.0);
+}
+
+#[tokio::test]
+async fn a_draining_engine_takes_nothing_new() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    engine.drain();
+    assert!(matches!(engine.classify(ids(&engine)[0], vec![patch(1)]).await, Err(ClassifyError::ShuttingDown)));
+}
+
+#[tokio::test]
+async fn more_than_the_queue_takes_is_refused_with_a_time_to_return() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--queue-limit-images", "2"]);
+    let id = ids(&engine)[5];
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let big = vec![patch(0); 64];
+    let requests: Vec<_> = (0..12)
+        .map(|_| {
+            let (engine, big) = (engine.clone(), big.clone());
+            tokio::spawn(async move { engine.classify(id, big).await })
+        })
+        .collect();
+    let mut refused = 0;
+    for request in requests {
+        match request.await.unwrap() {
+            Ok(answer) => assert_eq!(answer.logits.len(), 64),
+            Err(ClassifyError::Overloaded { retry_after_s }) => {
+                assert!(retry_after_s >= 1);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0, "twelve large requests do not fit a queue of two images");
+}

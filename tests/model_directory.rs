@@ -1,0 +1,103 @@
+//! Opening a model directory: whatever is wrong with it is named, with the file.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use bignas::checkpoint::Model;
+use common::TestModel;
+
+/// The error of opening `directory`, with its causes.
+fn refusal(directory: &Path) -> String {
+    let error = Model::open(directory).map(|model| model.calibration_images());
+    let error: Box<dyn std::error::Error> = match error {
+        Err(error) => error.into(),
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(_)) => return "it opened".into(),
+    };
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    edit(&mut value);
+    fs::write(path, serde_json::to_vec(&value).unwrap()).unwrap();
+}
+
+#[test]
+fn an_intact_directory_opens() {
+    assert_eq!(refusal(TestModel::new().path()), "it opened");
+}
+
+#[test]
+fn every_fault_is_named_with_its_file() {
+    type Break = fn(&Path);
+    let cases: [(&str, Break, &[&str]); 15] = [
+        ("no card", |d| fs::remove_file(d.join("model.json")).unwrap(), &["model.json", "No such file"]),
+        ("no weights", |d| fs::remove_file(d.join("weights.safetensors")).unwrap(), &["weights.safetensors", "No such file"]),
+        ("no calibration", |d| fs::remove_file(d.join("calibration.safetensors")).unwrap(), &["calibration.safetensors"]),
+        ("card is no JSON", |d| fs::write(d.join("model.json"), "{").unwrap(), &["model.json", "line 1"]),
+        ("other weights", |d| flip_last_byte(&d.join("weights.safetensors")), &["weights.safetensors", "SHA-256"]),
+        ("truncated weights", |d| truncate(&d.join("weights.safetensors")), &["weights.safetensors", "SHA-256"]),
+        ("other calibration", |d| flip_last_byte(&d.join("calibration.safetensors")), &["calibration.safetensors", "SHA-256"]),
+        ("truncated calibration", |d| truncate(&d.join("calibration.safetensors")), &["calibration.safetensors"]),
+        ("unknown field", |d| edit_json(&d.join("model.json"), |v| v["colour"] = 1.into()), &["model.json", "colour"]),
+        ("newer format", |d| edit_json(&d.join("model.json"), |v| v["format"] = 9.into()), &["model.json", "format 9"]),
+        ("one label too many", |d| edit_json(&d.join("model.json"), |v| push(&mut v["labels"], "extra".into())), &["classifier.bias"]),
+        (
+            "broken space",
+            |d| edit_json(&d.join("model.json"), |v| v["space"]["stages"][1]["kernel"] = vec![4].into()),
+            &["stages[1].kernel"],
+        ),
+        ("three channels", |d| edit_json(&d.join("model.json"), |v| three_channels(&mut v["preprocessing"])), &["3 channels"]),
+        (
+            "child outside",
+            |d| edit_json(&d.join("family.json"), |v| v["children"][0]["choices"]["resolution"] = 21.into()),
+            &["family.json", "resolution 21"],
+        ),
+        ("wrong cost", |d| edit_json(&d.join("family.json"), |v| v["children"][0]["macs"] = 1.into()), &["family.json", "macs says 1"]),
+    ];
+    for (name, break_it, expected) in cases {
+        let model = TestModel::new();
+        break_it(model.path());
+        let message = refusal(model.path());
+        for part in expected {
+            assert!(message.contains(part), "{name}: {message:?} should contain {part:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_with_their_checksum_but_of_another_shape_are_refused_by_tensor() {
+    let model = TestModel::new();
+    edit_json(&model.path().join("model.json"), |v| v["space"]["head"]["channels"] = vec![128, 200].into());
+    let message = refusal(model.path());
+    assert!(message.contains("head.conv.weight has shape [160, 40, 1, 1], not [200, 40, 1, 1]"), "{message}");
+}
+
+fn flip_last_byte(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn truncate(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+fn push(list: &mut serde_json::Value, item: serde_json::Value) {
+    list.as_array_mut().unwrap().push(item);
+}
+
+fn three_channels(preprocessing: &mut serde_json::Value) {
+    preprocessing["mean"] = vec![0.5; 3].into();
+    preprocessing["std"] = vec![0.5; 3].into();
+}
