@@ -37,4 +37,6 @@ pub mod metrics;
 
 pub mod engine;
 
+pub mod serve;
+
 pub mod cli;

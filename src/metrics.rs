@@ -2,6 +2,9 @@
 //!
 //! Times are in seconds and sizes in bytes, as Prometheus expects. Label values come from bounded sets.
 
+use prometheus::core::Collector;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, exponential_buckets,
 };
@@ -32,6 +35,20 @@ pub struct Metrics {
     pub disk_bytes: IntGauge,
     /// Panics caught, anywhere.
     pub panics: IntCounter,
+    /// Requests answered, by route and class of status; `aborted` where the client left before.
+    pub http_requests: IntCounterVec,
+    /// Time from a request's head to its answer's head, by route.
+    pub http_request_seconds: HistogramVec,
+    /// Requests being answered.
+    pub http_requests_in_flight: IntGauge,
+    /// Open connections.
+    pub http_connections: IntGauge,
+    /// Problem documents sent, by code.
+    pub problems: IntCounterVec,
+    /// Classifications answered, by child; added children share one label.
+    pub child_requests: IntCounterVec,
+    /// Classifications by whether their budget could be met, `true` or `false`.
+    pub budget_met: IntCounterVec,
 }
 
 /// Phases of a request that answers with a classification.
@@ -72,17 +89,36 @@ impl Metrics {
             )?,
             disk_bytes: gauge(r, "child_disk_bytes", "Bytes of built children on disk.")?,
             panics: counter(r, "panics_total", "Panics caught.")?,
+            http_requests: register(
+                r,
+                IntCounterVec::new(Opts::new("http_requests_total", "Requests by route and class of status."), &["route", "status"])?,
+            )?,
+            http_request_seconds: histograms(r, "http_request_seconds", "Time of a request.", "route", &[], buckets(64e-6, 20)?)?,
+            http_requests_in_flight: gauge(r, "http_requests_in_flight", "Requests being answered.")?,
+            http_connections: gauge(r, "http_connections", "Open connections.")?,
+            problems: counters(r, "problems_total", "Problem documents sent, by code.", "code", &[])?,
+            child_requests: counters(r, "child_requests_total", "Classifications answered, by child.", "child", &[])?,
+            budget_met: counters(
+                r,
+                "budget_met_total",
+                "Classifications by whether their budget could be met.",
+                "met",
+                &["true", "false"],
+            )?,
             registry,
         };
         Ok(metrics)
     }
 
-    /// All metrics in Prometheus' text format.
+    /// All metrics in Prometheus' text format, those of the process (memory, time, open files) included.
     ///
     /// # Errors
     /// [`prometheus::Error`] where a metric cannot be encoded.
     pub fn encode(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        #[cfg(target_os = "linux")]
+        families.extend(ProcessCollector::for_self().collect());
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 
@@ -94,7 +130,7 @@ fn histogram(name: &str, help: &str, buckets: Vec<f64>) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(buckets)
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

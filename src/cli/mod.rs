@@ -7,7 +7,10 @@ mod evaluate;
 mod export;
 mod init;
 mod inspect;
+mod logging;
+mod openapi;
 mod search;
+mod serve;
 #[cfg(feature = "train")]
 mod train;
 
@@ -23,6 +26,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve a model over HTTP
+    Serve(Box<serve::Args>),
     /// Create a model with seeded random weights
     Init(init::Args),
     /// Show what a child costs, layer by layer kind
@@ -43,6 +48,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Write a child as an ONNX file
     Export(export::Args),
+    /// Print the description of the HTTP interface (OpenAPI)
+    Openapi,
 }
 
 impl Cli {
@@ -52,6 +59,7 @@ impl Cli {
     /// Whatever the subcommand reports, meant for a person.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Serve(args) => serve::run(*args),
             Command::Init(args) => init::run(args),
             Command::Inspect(args) => inspect::run(args),
             #[cfg(feature = "train")]
@@ -64,6 +72,7 @@ impl Cli {
             Command::Search(args) => search::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Export(args) => export::run(args),
+            Command::Openapi => openapi::run(),
         }
     }
 }

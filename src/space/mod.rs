@@ -12,7 +12,7 @@ mod presets;
 mod random;
 mod validate;
 
-pub use child::{Child, ChildId, Choices, StageChoices};
+pub use child::{Child, ChildId, Choices, ParseChildIdError, StageChoices};
 pub use cost::{Breakdown, Cost};
 pub use error::{ChildError, SpaceError};
 pub use layout::{Init, TensorSpec, layout};

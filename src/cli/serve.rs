@@ -1,0 +1,55 @@
+//! `bignas serve`: one model behind HTTP.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::common::load_runtime;
+use super::logging::{self, LogOptions};
+use crate::checkpoint::Model;
+use crate::engine::{Engine, EngineOptions};
+use crate::metrics::Metrics;
+use crate::serve::{AppState, ServeOptions, announcement, bind, listen};
+
+/// Arguments of `bignas serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model's directory
+    #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR", default_value = "models/fashion-mnist")]
+    model: PathBuf,
+    #[command(flatten)]
+    http: ServeOptions,
+    #[command(flatten, next_help_heading = "Engine")]
+    engine: EngineOptions,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    logging::start(&args.log);
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build().context("cannot start threads")?;
+    let served = threads.block_on(serve(args));
+    // Work that nobody waits for any more ends with the process.
+    threads.shutdown_background();
+    served
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    // First, because a taken port is found in no time, and a model takes a while to read.
+    let listener = bind(args.http.address()).await?;
+    let address = listener.local_addr().context("cannot tell which port it is")?;
+    let directory = args.model.clone();
+    let engine = tokio::task::spawn_blocking(move || start_engine(&args.model, args.engine)).await??;
+    let state = AppState::new(engine.clone(), &args.http);
+    // Whoever started the server may not read what it prints.
+    let _ = writeln!(std::io::stdout(), "{}", announcement(&engine, &directory, address));
+    listen(listener, state, &args.http).await.context("cannot wait for signals")
+}
+
+fn start_engine(model: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
+    let runtime = load_runtime(options.onnxruntime.as_deref())?;
+    let model = Model::open(model)?;
+    Ok(Engine::start(model, runtime, Arc::new(Metrics::new()?), options)?)
+}

@@ -1,0 +1,204 @@
+//! `POST /classify`: images and a budget in, labels out.
+
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::ask::{Ask, Select};
+use super::docs::ClassifyProblems;
+use super::error::{ApiError, Code};
+use super::predictions::top;
+use super::request;
+use super::wire::{BudgetReport, Classification, ClassifyForm, ClassifyJson, ImagePredictions, Prediction, Timing};
+use crate::engine::{Answer, ChildStatus};
+use crate::image::{Patch, decode};
+
+/// What all added children count as, in the metrics.
+pub(super) const ADDED: &str = "added";
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Classify images within a budget
+///
+/// Send one image as it is, or one or more in a form or in JSON. The budget comes as query, form or JSON fields; every bound
+/// given must hold, and the most accurate child within all of them answers. Without a budget, the server's default child
+/// does. `child` asks for one child by its id and excludes a budget.
+///
+/// The first request for a child that was not built yet waits until it is sliced and recalibrated; `source` says so.
+///
+/// A request with one image is answered with `predictions`, one with several with `images`.
+#[utoipa::path(
+    post,
+    path = "/classify",
+    tag = "classify",
+    params(
+        ("mflops" = Option<f64>, Query, description = "Millions of multiply-adds at most.", exclusive_minimum = 0.0, example = 3.0),
+        ("params" = Option<u64>, Query, description = "Parameters at most.", minimum = 1),
+        ("latency_ms" = Option<f64>, Query, description = "Milliseconds at most, by the latency measured on this device for one image.", exclusive_minimum = 0.0),
+        ("min_accuracy" = Option<f64>, Query, description = "Accuracy at least, as a fraction; an unknown accuracy never suffices.", exclusive_minimum = 0.0, maximum = 1.0),
+        ("child" = Option<String>, Query, description = "This child and no other; excludes every budget.", pattern = "^[0-9a-f]{16}$"),
+        ("top_k" = Option<usize>, Query, description = "How many labels to answer with, at most as many as the model knows; the server's default is 5.", minimum = 1),
+    ),
+    request_body(
+        description = "One or more images.",
+        content(
+            (Vec<u8> = "image/jpeg"),
+            (Vec<u8> = "image/png"),
+            (Vec<u8> = "image/webp"),
+            (Vec<u8> = "image/gif"),
+            (Vec<u8> = "image/bmp"),
+            (Vec<u8> = "application/octet-stream"),
+            (ClassifyForm = "multipart/form-data"),
+            (ClassifyJson = "application/json"),
+        )
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The most probable labels, and which child found them.",
+            body = Classification,
+            headers(("server-timing" = String, description = "The phases of `timing_ms`, for browsers and proxies."))
+        ),
+        ClassifyProblems
+    )
+)]
+pub(super) async fn classify(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let request = request::read(request, &state.body_limits).await?;
+    let begin = Instant::now();
+    let classes = state.engine.card().labels.len();
+    let top_k = labels_asked(&request.ask, state.top_k, classes)?;
+    // Choosing comes first, because a hopeless budget should not cost the decoding of images.
+    let chosen = choose(&state, request.ask.select)?;
+    let choosing = begin.elapsed();
+    let patches = decode_all(&state, request.images).await?;
+    let decoding = begin.elapsed() - choosing;
+    let answer = state.engine.classify(chosen.child.id(), patches).await?;
+    let phases = Phases::new(choosing, decoding, begin.elapsed(), &answer);
+
+    let predictions = answer.logits.iter().map(|logits| top(logits, &state.engine.card().labels, top_k)).collect();
+    let timing = phases.record(&state, begin);
+    let header = timing.header();
+    let classification = describe(&state, &chosen, request.ask.select, predictions, &answer, timing);
+    let mut response = Json(classification).into_response();
+    if let Ok(value) = HeaderValue::from_str(&header) {
+        response.headers_mut().insert(SERVER_TIMING, value);
+    }
+    Ok(response)
+}
+
+/// How many labels to answer with: what the request says, else `default`, up to the number of `classes`.
+fn labels_asked(ask: &Ask, default: usize, classes: usize) -> Result<usize, ApiError> {
+    match ask.top_k {
+        Some(top_k) if top_k > classes => Err(ApiError::new(
+            Code::InvalidRequest,
+            format!("top_k is {top_k}, but the model knows {classes} labels; ask for at most those"),
+        )),
+        Some(top_k) => Ok(top_k),
+        None => Ok(default.min(classes)),
+    }
+}
+
+/// The child that should answer.
+fn choose(state: &AppState, select: Select) -> Result<ChildStatus, ApiError> {
+    match select {
+        Select::Child(id) => state.engine.child(id).ok_or_else(|| crate::engine::ClassifyError::Unknown(id).into()),
+        Select::Within(budget) => state.engine.resolve(&budget).map_err(|error| {
+            let error = ApiError::from(error);
+            if matches!(error.code(), Code::BudgetTooSmall | Code::AccuracyOutOfReach) {
+                state.engine.metrics().budget_met.with_label_values(&["false"]).inc();
+            }
+            error
+        }),
+    }
+}
+
+/// Decodes and crops on a blocking thread, one image after another, so that only one of them is large at a time.
+async fn decode_all(state: &AppState, images: Vec<Bytes>) -> Result<Vec<Patch>, ApiError> {
+    let permit = state.decoders.clone().acquire_owned().await.map_err(ApiError::internal)?;
+    let decoding = tokio::task::spawn_blocking({
+        let state = state.clone();
+        move || {
+            let _held_while_decoding = permit;
+            let numbered = images.iter().enumerate();
+            numbered.map(|(index, bytes)| decode_one(&state, bytes).map_err(|error| number(error, index, images.len()))).collect()
+        }
+    });
+    decoding.await.map_err(|panic| {
+        state.engine.metrics().panics.inc();
+        ApiError::internal(panic)
+    })?
+}
+
+fn decode_one(state: &AppState, bytes: &[u8]) -> Result<Patch, ApiError> {
+    let preprocessing = &state.engine.card().preprocessing;
+    let pixels = decode(bytes, &state.decode_limits, preprocessing.channels(), preprocessing.background)?;
+    pixels.centre_crop(preprocessing).map_err(ApiError::internal)
+}
+
+/// Of several images, a problem says which one it is about.
+fn number(error: ApiError, index: usize, images: usize) -> ApiError {
+    if images == 1 { error } else { error.at(&format!("image {}", index + 1)) }
+}
+
+/// Where the time went.
+struct Phases {
+    decode: Duration,
+    resolve: Duration,
+    queue: Duration,
+    inference: Duration,
+}
+
+impl Phases {
+    /// `elapsed` is all until the answer; what the engine did beside queueing and inference was getting the child.
+    fn new(choosing: Duration, decode: Duration, elapsed: Duration, answer: &Answer) -> Self {
+        let (queue, inference) = (answer.queue, answer.inference);
+        let getting = elapsed.saturating_sub(choosing + decode + queue + inference);
+        Self { decode, resolve: choosing + getting, queue, inference }
+    }
+
+    fn record(&self, state: &AppState, begin: Instant) -> Timing {
+        let phases = [("decode", self.decode), ("resolve", self.resolve), ("queue", self.queue), ("inference", self.inference)];
+        for (phase, time) in phases {
+            state.engine.metrics().phase_seconds.with_label_values(&[phase]).observe(time.as_secs_f64());
+        }
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let [decode, resolve, queue, inference] = phases.map(|(_, time)| ms(time));
+        Timing { decode, resolve, queue, inference, total: ms(begin.elapsed()) }
+    }
+}
+
+impl Timing {
+    fn header(&self) -> String {
+        let Self { decode, resolve, queue, inference, total } = self;
+        format!(
+            "decode;dur={decode:.3}, resolve;dur={resolve:.3}, queue;dur={queue:.3}, inference;dur={inference:.3}, total;dur={total:.3}"
+        )
+    }
+}
+
+fn describe(
+    state: &AppState,
+    chosen: &ChildStatus,
+    select: Select,
+    mut predictions: Vec<Vec<Prediction>>,
+    answer: &Answer,
+    timing_ms: Timing,
+) -> Classification {
+    let child = chosen.into();
+    let asked = select.asked();
+    let met = asked.met_by(&child);
+    let metrics = state.engine.metrics();
+    let id = child.id.to_string();
+    metrics.child_requests.with_label_values(&[if chosen.added { ADDED } else { &id }]).inc();
+    metrics.budget_met.with_label_values(&[if met { "true" } else { "false" }]).inc();
+    let (predictions, images) = if predictions.len() == 1 {
+        (predictions.pop(), None)
+    } else {
+        (None, Some(predictions.into_iter().map(|predictions| ImagePredictions { predictions }).collect()))
+    };
+    Classification { predictions, images, child, budget: BudgetReport { asked, met }, source: answer.source.into(), timing_ms }
+}

@@ -1,0 +1,273 @@
+//! What happens around every request, from the outside in: its id and its line in the log; metrics; panics become problem
+//! documents, and so do errors that have none; a deadline.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
+use tracing::Instrument;
+
+use super::error::{ApiError, Code, PROBLEM_JSON, foreign};
+use crate::metrics::Metrics;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client's own request id is at most this long, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+/// What requests to no route count as, in the metrics.
+const UNKNOWN_ROUTE: &str = "unknown";
+
+/// Puts all layers around `router`.
+pub(super) fn apply(router: Router, metrics: Arc<Metrics>, timeout: Duration) -> Router {
+    router
+        .layer(from_fn_with_state(timeout, deadline))
+        // Bodies are limited where they are read.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(OnPanic(Arc::clone(&metrics))))
+        .layer(from_fn(only_problems))
+        .layer(from_fn_with_state(metrics, measure))
+        .layer(from_fn(trace))
+}
+
+/// The answer to a request for what is not there.
+pub(super) async fn unknown_route() -> ApiError {
+    ApiError::new(Code::UnknownRoute, "there is nothing here; /docs lists the routes")
+}
+
+/// The answer to a request with a method that the route does not have; the framework adds `Allow`.
+pub(super) async fn method_not_allowed() -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, "the header Allow lists the methods of this route")
+}
+
+/// Names the request and logs how it ended.
+async fn trace(mut request: Request, next: Next) -> Response {
+    let id = request_id(&request);
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let shown = id.to_str().unwrap_or_default();
+    let span = tracing::info_span!("request", id = shown, method = %request.method(), path = request.uri().path());
+    let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    let begin = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+
+    let latency_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let status = response.status().as_u16();
+    let code = response.extensions().get::<Code>().map(|code| code.name());
+    span.in_scope(|| {
+        if is_probe {
+            tracing::debug!(status, latency_ms, code, "answered");
+        } else {
+            tracing::info!(status, latency_ms, code, "answered");
+        }
+    });
+    response
+}
+
+/// The client's id for the request where it is short and harmless in a log, else a random one.
+fn request_id(request: &Request) -> HeaderValue {
+    let harmless = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    };
+    let random = || HeaderValue::from_str(&format!("{:016x}", rand::random::<u64>()));
+    let own = request.headers().get(REQUEST_ID).filter(harmless).cloned();
+    own.or_else(|| random().ok()).unwrap_or_else(|| HeaderValue::from_static("unknown"))
+}
+
+/// Counts and times the request under its route.
+async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut flight = Flight::new(metrics, route);
+    let response = next.run(request).await;
+    flight.land(&response);
+    response
+}
+
+/// A request under way. Dropped before it lands, it counts as aborted: its client has left.
+struct Flight {
+    metrics: Arc<Metrics>,
+    route: Option<MatchedPath>,
+    begin: Instant,
+    has_landed: bool,
+}
+
+impl Flight {
+    fn new(metrics: Arc<Metrics>, route: Option<MatchedPath>) -> Self {
+        metrics.http_requests_in_flight.inc();
+        Self { metrics, route, begin: Instant::now(), has_landed: false }
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str)
+    }
+
+    fn land(&mut self, response: &Response) {
+        self.has_landed = true;
+        let class = match response.status().as_u16() {
+            100..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.metrics.http_requests.with_label_values(&[self.route(), class]).inc();
+        self.metrics.http_request_seconds.with_label_values(&[self.route()]).observe(self.begin.elapsed().as_secs_f64());
+        if let Some(code) = response.extensions().get::<Code>() {
+            self.metrics.problems.with_label_values(&[code.name()]).inc();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.metrics.http_requests_in_flight.dec();
+        if !self.has_landed {
+            self.metrics.http_requests.with_label_values(&[self.route(), "aborted"]).inc();
+        }
+    }
+}
+
+/// Replaces the framework's own errors by problem documents.
+async fn only_problems(request: Request, next: Next) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if is_error && response.headers().get(CONTENT_TYPE) != Some(&PROBLEM_JSON) {
+        let allowed = response.headers_mut().remove(ALLOW);
+        response = foreign(status).into_response();
+        response.headers_mut().extend(allowed.map(|methods| (ALLOW, methods)));
+    }
+    if is_head && is_error {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Ends a request that takes too long; what it queued is withdrawn.
+async fn deadline(State(timeout): State<Duration>, request: Request, next: Next) -> Response {
+    let late = |_| {
+        let seconds = timeout.as_secs_f64();
+        let detail = format!("no answer within {seconds} s; a child that is being built goes on, so ask again later");
+        ApiError::new(Code::Timeout, detail).into_response()
+    };
+    tokio::time::timeout(timeout, next.run(request)).await.unwrap_or_else(late)
+}
+
+/// Turns a panic into a problem document.
+#[derive(Clone)]
+struct OnPanic(Arc<Metrics>);
+
+impl ResponseForPanic for OnPanic {
+    type ResponseBody = Body;
+
+    fn response_for_panic(&mut self, panic: Box<dyn Any + Send + 'static>) -> Response {
+        self.0.panics.inc();
+        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        ApiError::internal(format!("panic: {}", message.unwrap_or("without a message"))).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::routing::{get, post};
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn router(metrics: &Arc<Metrics>) -> Router {
+        let router = Router::new()
+            .route("/fine", get(|| async { "fine" }))
+            .route("/things/{id}", get(|| async { "thing" }))
+            .route(
+                "/panics",
+                get(|| async {
+                    if true {
+                        panic!("a secret")
+                    }
+                }),
+            )
+            .route("/slow", get(std::future::pending::<()>))
+            .route("/bare", post(|| async { StatusCode::UNSUPPORTED_MEDIA_TYPE }))
+            .fallback(unknown_route)
+            .method_not_allowed_fallback(method_not_allowed);
+        apply(router, Arc::clone(metrics), Duration::from_millis(20))
+    }
+
+    async fn ask(metrics: &Arc<Metrics>, method: &str, path: &str) -> (Response<()>, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (parts, body) = router(metrics).oneshot(request).await.unwrap().into_parts();
+        let bytes = axum::body::to_bytes(body, 1 << 16).await.unwrap();
+        (Response::from_parts(parts, ()), String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_error_is_a_problem_document() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let cases = [
+            ("GET", "/nowhere", 404, "unknown_route"),
+            ("DELETE", "/fine", 405, "method_not_allowed"),
+            ("POST", "/bare", 415, "unsupported_media_type"),
+            ("GET", "/panics", 500, "internal"),
+            ("GET", "/slow", 504, "timeout"),
+        ];
+        for (method, path, status, code) in cases {
+            let (response, body) = ask(&metrics, method, path).await;
+            let problem: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((response.status().as_u16(), problem["code"].as_str()), (status, Some(code)), "{method} {path}");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert!(response.headers().contains_key(REQUEST_ID), "{method} {path} has no id");
+            assert!(!body.contains("secret"), "{body}");
+            assert_eq!(response.headers().contains_key(ALLOW), status == 405, "Allow of {method} {path}");
+        }
+        assert_eq!(metrics.panics.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn head_of_an_error_has_no_body() {
+        let (response, body) = ask(&Arc::new(Metrics::new().unwrap()), "HEAD", "/nowhere").await;
+        assert_eq!((response.status(), body.as_str()), (StatusCode::NOT_FOUND, ""));
+    }
+
+    #[tokio::test]
+    async fn requests_count_under_their_route() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        for path in ["/things/1", "/things/2", "/fine", "/what", "/ever"] {
+            ask(&metrics, "GET", path).await;
+        }
+        let aborted = router(&metrics).oneshot(Request::builder().uri("/slow").body(Body::empty()).unwrap());
+        assert!(tokio::time::timeout(Duration::from_millis(1), aborted).await.is_err());
+
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"bignas_http_requests_total{route="/things/{id}",status="2xx"} 2"#,
+            r#"bignas_http_requests_total{route="/fine",status="2xx"} 1"#,
+            r#"bignas_http_requests_total{route="unknown",status="4xx"} 2"#,
+            r#"bignas_http_requests_total{route="/slow",status="aborted"} 1"#,
+            r#"bignas_http_request_seconds_count{route="/things/{id}"} 2"#,
+            r#"bignas_problems_total{code="unknown_route"} 2"#,
+            "bignas_http_requests_in_flight 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn harmless_request_ids_are_kept() {
+        let cases = [("abc-1.2_X", true), ("", false), ("a b", false), ("a\"b", false), ("a{b}", false)];
+        for (id, kept) in cases {
+            let request = Request::builder().header(REQUEST_ID, id).body(Body::empty()).unwrap();
+            assert_eq!(request_id(&request) == id, kept, "{id:?}");
+        }
+        let long = Request::builder().header(REQUEST_ID, "a".repeat(65)).body(Body::empty()).unwrap();
+        assert_eq!(request_id(&long).len(), 16);
+    }
+}

@@ -1,0 +1,143 @@
+//! HTTP on top of the engine.
+//!
+//! ```text
+//! listen ─► layers ─► routes ─► request ─► engine ─► wire
+//!                        └────────► error ──────────► wire
+//! ```
+//!
+//! [`listen()`] owns the sockets; [`app`] is the router behind them and can be tested without any. Handlers are thin: they
+//! read a request, ask the engine, and answer in the types of [`wire`]. Decoding runs on blocking threads, networks run on
+//! the engine's workers; nothing here computes on an asynchronous thread.
+
+mod ask;
+mod auth;
+mod children;
+mod classify;
+mod docs;
+mod error;
+mod health;
+mod layers;
+mod listen;
+mod predictions;
+mod request;
+mod settings;
+mod wire;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use error::{ApiError, Code};
+pub use listen::{BindError, announcement, bind, listen};
+pub use settings::{AdminKey, AdminKeyError, ServeOptions};
+pub use wire::{
+    Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
+    ClassifyJson, Device, Health, ImagePredictions, NewChild, Prediction, Problem, Readiness, Smallest, SourceName, StateName, Timing,
+};
+
+use crate::engine::Engine;
+use crate::image::DecodeLimits;
+use auth::Access;
+use request::BodyLimits;
+
+/// Blocking threads that decode at once, for each core: a second one decodes while the first waits for memory.
+const DECODERS_PER_CORE: usize = 2;
+
+/// What all requests share; clones share it too.
+#[derive(Debug, Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// See [`AppState`].
+#[derive(Debug)]
+pub struct Shared {
+    engine: Engine,
+    access: Access,
+    body_limits: BodyLimits,
+    decode_limits: DecodeLimits,
+    top_k: usize,
+    timeout: std::time::Duration,
+    /// A permit for each image file that may be decoded at once.
+    decoders: Arc<Semaphore>,
+    draining: AtomicBool,
+    openapi: Bytes,
+}
+
+impl Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state of a server for `engine`.
+    #[must_use]
+    pub fn new(engine: Engine, options: &ServeOptions) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let metrics = engine.metrics();
+        let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
+        family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
+        Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+        Self(Arc::new(Shared {
+            access: Access::new(options.host, options.admin_key.clone()),
+            body_limits: options.body_limits(),
+            decode_limits: DecodeLimits { max_pixels: options.max_pixels },
+            top_k: usize::try_from(options.top_k).unwrap_or(usize::MAX),
+            timeout: options.timeout(),
+            decoders: Arc::new(Semaphore::new(cores * DECODERS_PER_CORE)),
+            draining: AtomicBool::new(false),
+            // A description made of strings always serialises.
+            openapi: openapi().to_pretty_json().unwrap_or_default().into(),
+            engine,
+        }))
+    }
+
+    /// Says on `/readyz` that the server is going down; everything else goes on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// The router with all routes and layers.
+pub fn app(state: AppState) -> Router {
+    let (router, _) = api().split_for_parts();
+    let metrics = Arc::clone(state.engine.metrics());
+    let timeout = state.timeout;
+    let router = router
+        .merge(docs::pages())
+        .fallback(layers::unknown_route)
+        .method_not_allowed_fallback(layers::method_not_allowed)
+        .with_state(state);
+    layers::apply(router, metrics, timeout)
+}
+
+/// The description of the API, as it is served at `/openapi.json`.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    api().split_for_parts().1
+}
+
+/// Every route with its description.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(docs::base())
+        .routes(routes!(classify::classify))
+        .routes(routes!(children::list, children::add))
+        .routes(routes!(children::get, children::remove))
+        .routes(routes!(children::onnx))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(docs::openapi_json))
+}

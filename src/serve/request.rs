@@ -1,0 +1,225 @@
+//! The body of a classification: an image as it is, a form, or JSON.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderMap, HeaderName};
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::DeserializeOwned;
+
+use super::ask::{Ask, Fields};
+use super::error::{ApiError, Code};
+use super::wire::ClassifyJson;
+use crate::image::{ACCEPTED_CONTENT_TYPES, accepts_content_type};
+
+/// Standard base64, padded or not.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+/// How long a body that is too large is read and thrown away, so that its sender gets to read the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much one body may bring, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyLimits {
+    pub(super) bytes: usize,
+    pub(super) images: usize,
+    pub(super) timeout: Duration,
+}
+
+/// A classification as the client sent it; the images are not decoded yet.
+#[derive(Debug)]
+pub(super) struct ClassifyRequest {
+    /// The bytes of the image files, at least one.
+    pub(super) images: Vec<Bytes>,
+    pub(super) ask: Ask,
+}
+
+/// Reads and parses a request.
+///
+/// # Errors
+/// A problem for everything that is not one or more images and at most one well-formed budget.
+pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<ClassifyRequest, ApiError> {
+    let query = Fields::from_query(request.uri().query())?;
+    let kind = Kind::of(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(&parts.headers, body, limits).await?;
+    if bytes.is_empty() {
+        return Err(ApiError::new(Code::EmptyBody, "send the bytes of an image, a form with a file named `image`, or JSON"));
+    }
+    let (images, fields) = match kind {
+        Kind::Image => (vec![bytes], Fields::default()),
+        Kind::Json => from_json(&bytes)?,
+        Kind::Form => from_form(Request::from_parts(parts, Body::from(bytes)), limits.images).await?,
+    };
+    if images.is_empty() {
+        return Err(invalid("the request has no image; name the field `image`"));
+    }
+    if images.len() > limits.images {
+        return Err(too_many(limits.images));
+    }
+    Ok(ClassifyRequest { images, ask: query.merge(fields)?.check()? })
+}
+
+/// Reads JSON into `T`.
+///
+/// # Errors
+/// A problem for another media type, and for what is not such JSON.
+pub(super) async fn read_json<T: DeserializeOwned>(request: Request, limits: &BodyLimits) -> Result<T, ApiError> {
+    if !matches!(Kind::of(request.headers()), Ok(Kind::Json)) {
+        return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON, with the header Content-Type: application/json"));
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(&parts.headers, body, limits).await?;
+    if bytes.is_empty() {
+        return Err(ApiError::new(Code::EmptyBody, "send JSON"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("the JSON is not what it should be: {error}")))
+}
+
+/// The forms a body may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Image,
+    Form,
+    Json,
+}
+
+impl Kind {
+    /// What the headers declare. Nothing declared means an image: its content says which.
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let unsupported = |detail| ApiError::new(Code::UnsupportedMediaType, detail);
+        if text(headers, CONTENT_ENCODING).is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Err(unsupported("compressed bodies are not supported; send the body without Content-Encoding".to_owned()));
+        }
+        let Some(content_type) = text(headers, CONTENT_TYPE) else { return Ok(Self::Image) };
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "multipart/form-data" => Ok(Self::Form),
+            "application/json" => Ok(Self::Json),
+            essence if accepts_content_type(essence) => Ok(Self::Image),
+            _ => Err(unsupported(format!(
+                "send one of {}, multipart/form-data or application/json (with curl: -F image=@FILE)",
+                ACCEPTED_CONTENT_TYPES.join(", ")
+            ))),
+        }
+    }
+}
+
+/// A header as text; what is not text is as good as an unknown value.
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// The whole body, up to the limits of size and time.
+async fn read_body(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<Bytes, ApiError> {
+    let declared = text(headers, CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    // Whoever waits for leave to send is refused before sending; everyone else has begun, and would not read the answer
+    // of a server that hangs up.
+    if declared.is_some_and(|length| length > limits.bytes as u64) {
+        if !headers.contains_key(EXPECT) {
+            discard(body).await;
+        }
+        return Err(too_large(limits.bytes));
+    }
+    let reading = collect(body, declared.unwrap_or(0) as usize, limits.bytes);
+    let timed_out = |_| {
+        let seconds = limits.timeout.as_secs_f64();
+        ApiError::new(Code::BodyTimeout, format!("the body was not complete after {seconds} s; send it faster or in smaller parts"))
+    };
+    tokio::time::timeout(limits.timeout, reading).await.map_err(timed_out)?
+}
+
+async fn collect(mut body: Body, declared: usize, limit: usize) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::with_capacity(declared);
+    while let Some(data) = next_data(&mut body).await? {
+        if bytes.is_empty() && body.is_end_stream() && data.len() <= limit {
+            return Ok(data);
+        }
+        if bytes.len() + data.len() > limit {
+            discard(body).await;
+            return Err(too_large(limit));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
+}
+
+/// The next part of the body, `None` at its end.
+async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await else { return Ok(None) };
+        let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;
+        // Trailers say nothing here.
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+}
+
+/// Reads on for a moment without keeping anything.
+async fn discard(mut body: Body) {
+    let reading = async { while let Ok(Some(_)) = next_data(&mut body).await {} };
+    // Whatever has not come by then is cut off with the connection.
+    let _ = tokio::time::timeout(LINGER, reading).await;
+}
+
+fn from_json(bytes: &[u8]) -> Result<(Vec<Bytes>, Fields), ApiError> {
+    let json: ClassifyJson =
+        serde_json::from_slice(bytes).map_err(|error| invalid(format!("the JSON is not what it should be: {error}")))?;
+    let fields = Fields::from(&json);
+    let decode = |text: &String| {
+        let image = BASE64.decode(text).map_err(|error| invalid(format!("image is not base64: {error}")))?;
+        Ok(Bytes::from(image))
+    };
+    let images = json.image.0.iter().map(decode).collect::<Result<_, ApiError>>()?;
+    Ok((images, fields))
+}
+
+async fn from_form(request: Request, max_images: usize) -> Result<(Vec<Bytes>, Fields), ApiError> {
+    let malformed = |detail: String| invalid(format!("the form is malformed: {detail}"));
+    let mut form = Multipart::from_request(request, &()).await.map_err(|rejection| malformed(rejection.body_text()))?;
+    let (mut images, mut fields) = (Vec::new(), Fields::default());
+    while let Some(part) = form.next_field().await.map_err(|error| malformed(error.body_text()))? {
+        let name = part.name().unwrap_or_default().to_owned();
+        if name == "image" {
+            check_part(part.content_type())?;
+            if images.len() == max_images {
+                return Err(too_many(max_images));
+            }
+            images.push(part.bytes().await.map_err(|error| malformed(error.body_text()))?);
+        } else {
+            let text = part.text().await.map_err(|error| malformed(error.body_text()))?;
+            fields.set(&name, &text)?;
+        }
+    }
+    Ok((images, fields))
+}
+
+/// A part of a form may say what it is, but then it must be an image.
+fn check_part(content_type: Option<&str>) -> Result<(), ApiError> {
+    match content_type {
+        Some(other) if !accepts_content_type(other) => Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            format!("the form's part `image` must be one of {}", ACCEPTED_CONTENT_TYPES.join(", ")),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn invalid(detail: impl Into<String>) -> ApiError {
+    ApiError::new(Code::InvalidRequest, detail)
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(Code::BodyTooLarge, format!("the body is above the limit of {limit} bytes; send less"))
+}
+
+fn too_many(limit: usize) -> ApiError {
+    ApiError::new(Code::TooManyImages, format!("the request has more images than the limit of {limit}; send them in several requests"))
+}

@@ -1,0 +1,51 @@
+//! How the server is.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::engine::DeviceInfo;
+
+/// Whether the process lives.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    pub status: &'static str,
+}
+
+/// What serves here.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// Always `ready`.
+    #[schema(example = "ready")]
+    pub status: &'static str,
+    /// Name of the model.
+    #[schema(example = "fashion-mnist")]
+    pub model: String,
+    /// SHA-256 of the model's weights.
+    pub weights_sha256: String,
+    /// Children that can be asked for.
+    #[schema(example = 10)]
+    pub children: usize,
+    /// What networks run on.
+    pub device: Device,
+}
+
+/// What networks run on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Device {
+    /// The execution provider.
+    #[schema(example = "cpu")]
+    pub provider: String,
+    /// What ONNX Runtime says of its build.
+    pub runtime: String,
+    /// Networks that run side by side, on one thread each.
+    #[schema(example = 2)]
+    pub workers: usize,
+}
+
+impl From<DeviceInfo> for Device {
+    fn from(device: DeviceInfo) -> Self {
+        Self { provider: device.provider, runtime: device.runtime, workers: device.workers }
+    }
+}
