@@ -1,0 +1,106 @@
+//! Starting, restarting, stopping: what an operator sees.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::common::TestModel;
+use super::harness::{Server, command, png};
+
+/// What a server that cannot start says, and its exit status.
+fn refusal(model: &std::path::Path, flags: &[&str]) -> (String, bool) {
+    let cache = tempfile::tempdir().unwrap();
+    let output = command(model, cache.path(), flags).stderr(Stdio::piped()).output().unwrap();
+    (String::from_utf8(output.stderr).unwrap(), output.status.success())
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let model = TestModel::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (message, success) = refusal(model.path(), &["--port", &port]);
+    assert!(!success && message.contains(&format!("port {port}")) && message.contains("--port"), "{message}");
+}
+
+#[test]
+fn a_broken_model_is_refused_at_start_with_the_file() {
+    let model = TestModel::new();
+    let weights = model.path().join("weights.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    let (message, success) = refusal(model.path(), &[]);
+    assert!(!success && message.contains("weights.safetensors") && message.contains("SHA-256"), "{message}");
+    let (message, success) = refusal(&model.path().join("absent"), &[]);
+    assert!(!success && message.contains("model.json") && message.contains("No such file"), "{message}");
+}
+
+#[test]
+fn a_missing_onnx_runtime_says_how_to_get_it() {
+    let model = TestModel::new();
+    let (message, success) = refusal(model.path(), &["--onnxruntime", "absent.so"]);
+    assert!(!success && message.contains("absent.so") && message.contains("make fetch"), "{message}");
+}
+
+#[test]
+fn a_restart_finds_what_was_built_and_is_ready_at_once() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = Server::start_with_cache(model.path(), cache.path(), &[]);
+    first.wait_until_ready();
+    first.signal("-TERM");
+    assert!(first.wait().success());
+    let second = Server::start_with_cache(model.path(), cache.path(), &[]);
+    assert_eq!(second.get("/readyz").status, 200);
+    let answer = second.classify("", &png(28, |x, _| x as u8)).json();
+    assert_eq!(answer["source"], "disk");
+    assert_eq!(second.metric("bignas_child_builds_total{outcome=\"ok\"}"), 0.0);
+}
+
+#[test]
+fn fifty_first_requests_over_http_build_once() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    let image = png(28, |x, _| x as u8);
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| assert_eq!(server.classify("?mflops=3", &image).status, 200));
+        }
+    });
+    assert_eq!(server.metric("bignas_child_builds_total{outcome=\"ok\"}"), 1.0);
+}
+
+#[test]
+fn sigterm_answers_what_it_accepted_and_says_no_before() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false", "--drain-pause-ms", "1500"]);
+    let image = png(28, |x, _| x as u8);
+    assert_eq!(server.classify("", &image).status, 200);
+    server.signal("-TERM");
+    let begin = Instant::now();
+    loop {
+        let ready = server.get("/readyz");
+        if ready.status == 503 {
+            assert_eq!(ready.media_type, "application/problem+json");
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(1), "readiness goes first");
+    }
+    // In the pause, requests are still answered: whoever has not heard yet loses nothing.
+    for _ in 0..20 {
+        assert_eq!(server.classify("", &image).status, 200);
+    }
+    assert!(server.wait().success());
+}
+
+#[test]
+fn the_interface_describes_itself() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    assert_eq!(server.get("/healthz").status, 200);
+    let openapi = server.get("/openapi.json").json();
+    for path in ["/classify", "/children", "/children/{id}", "/children/{id}/model.onnx", "/healthz", "/readyz", "/metrics"] {
+        assert!(openapi["paths"][path].is_object(), "{path}");
+    }
+    let docs = server.get("/docs/");
+    assert!(docs.status == 200 && docs.text().contains("swagger-ui"), "{}", docs.status);
+}

@@ -1,0 +1,11 @@
+//! Black-box tests: the real binary, over HTTP, as a client sees it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod children;
+mod classify;
+mod harness;
+mod lifecycle;
+mod shipped_model;

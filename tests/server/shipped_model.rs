@@ -1,0 +1,79 @@
+//! The shipped model on the real test images: what the server answers, what `bignas evaluate` says, what the family claims.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bignas::checkpoint::Model;
+use bignas::data::{DataOptions, ImageSet, Split};
+use serde_json::Value;
+
+use super::harness::{Server, encode};
+
+/// Images sent over HTTP, shared among three budgets.
+const SENT: usize = 2100;
+/// Another processor sums in another order, so an image on the edge between two classes may fall to the other side.
+const IMAGES_ON_THE_EDGE: f64 = 5.0;
+
+/// The test images of Fashion-MNIST; `make test` fetches them and says where they are.
+fn data() -> PathBuf {
+    let directory = std::env::var_os("BIGNAS_TEST_FASHION_MNIST");
+    PathBuf::from(directory.expect("set BIGNAS_TEST_FASHION_MNIST to the folder that `make data` prints"))
+}
+
+fn model_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fashion-mnist")
+}
+
+#[test]
+fn the_server_the_evaluation_and_the_family_agree() {
+    let model = Model::open(&model_directory()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let predictions = directory.path().join("predictions.json");
+    let status = Command::new(env!("CARGO_BIN_EXE_bignas"))
+        .args(["evaluate", "--model"])
+        .arg(model_directory())
+        .arg("--data")
+        .arg(data())
+        .arg("--predictions")
+        .arg(&predictions)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let predictions: Value = serde_json::from_slice(&std::fs::read(predictions).unwrap()).unwrap();
+    let mut options = DataOptions::new(&model.card.preprocessing);
+    options.class_names = Some(model.card.labels.clone());
+    let images = ImageSet::open(&data(), Split::Test, options).unwrap();
+    assert_eq!(images.len(), 10_000);
+    claims_hold(&model, &images, &predictions);
+
+    let server = Server::start(&model_directory(), &[]);
+    server.wait_until_ready();
+    let budgets = ["?mflops=1", "?mflops=3", ""];
+    for index in 0..SENT {
+        let pixels = images.pixels(index).unwrap();
+        let picture = image::GrayImage::from_raw(pixels.width, pixels.height, pixels.data).unwrap();
+        let answer = server.classify(budgets[index % 3], &encode(&picture.into(), image::ImageFormat::Png)).json();
+        let child = answer["child"]["id"].as_str().unwrap();
+        assert_eq!(answer["predictions"][0]["index"], predictions[child][index], "test image {index}, child {child}");
+    }
+}
+
+/// The family claims what the evaluation found, has at least eight children, and is a front.
+fn claims_hold(model: &Model, images: &ImageSet, predictions: &Value) {
+    let members = &model.family.members;
+    assert!(members.len() >= 8, "{} children", members.len());
+    for member in members {
+        let found = predictions[member.child.id().to_string()].as_array().unwrap();
+        let right = found.iter().enumerate().filter(|(index, class)| class.as_u64() == images.label(*index).map(|l| l as u64)).count();
+        let claimed = member.accuracy.unwrap() * images.len() as f64;
+        let id = member.child.id();
+        assert!((claimed - right as f64).abs() <= IMAGES_ON_THE_EDGE, "{id} claims {claimed} right answers and gave {right}");
+        let source = member.accuracy_source.as_ref().unwrap();
+        assert_eq!((source.images, source.split.as_str()), (10_000, "test"));
+    }
+    assert!(members.is_sorted_by(|a, b| a.accuracy < b.accuracy), "each child is more accurate than all cheaper ones");
+    let (smallest, biggest) = (members[0].accuracy.unwrap(), members[members.len() - 1].accuracy.unwrap());
+    assert!(smallest >= 0.87 && biggest >= 0.90, "smallest {smallest}, biggest {biggest}");
+    let macs = |index: usize| bignas::space::Plan::new(&model.card.space, &members[index].child, 10).cost().macs.total();
+    assert!(macs(members.len() - 1) >= 10 * macs(0), "the biggest child has at least ten times the smallest's multiply-adds");
+}
