@@ -83,7 +83,7 @@ fn budgets_that_make_no_sense() {
         ("?joules=3", 400, "invalid_request", "joules"),
         ("?mflops=many", 400, "invalid_budget", "many"),
         (&contradiction, 400, "invalid_budget", "child"),
-        ("?child=xyz", 400, "invalid_request", "child"),
+        ("?child=xyz", 400, "invalid_budget", "16 hexadecimal digits"),
         ("?child=0123456789abcdef", 404, "unknown_child", "GET /children"),
         ("?top_k=11", 400, "invalid_request", "top_k"),
     ];
@@ -108,7 +108,7 @@ fn routes_and_methods_that_are_not_there() {
     problem("route", &server.get("/nothing"), 404, "unknown_route", "/docs lists the routes");
     problem("method", &server.get("/classify"), 405, "method_not_allowed", "");
     problem("child", &server.get("/children/0123456789abcdef"), 404, "unknown_child", "");
-    problem("id", &server.get("/children/zzz"), 400, "invalid_request", "");
+    problem("id", &server.get("/children/zzz"), 404, "unknown_child", "16 hexadecimal digits");
     problem("filter", &server.get("/children?colour=red"), 400, "invalid_request", "colour");
 }
 
