@@ -94,6 +94,7 @@ mod tests {
         let floor = refused(Budget { min_accuracy: Some(0.9), mflops: Some(all[0].cost.macs.millions()), ..Budget::default() });
         assert_eq!(floor, ResolveError::Accuracy { asked: 0.9, best: Some(0.87) });
         let unmeasured = children([(None, None); 3]);
-        assert_eq!(resolve(&unmeasured, &Budget { latency_ms: Some(1.0), ..Budget::default() }), Err(ResolveError::Unmeasured));
+        let budget = Budget { latency_ms: Some(1.0), ..Budget::default() };
+        assert_eq!(resolve(&unmeasured, &budget).unwrap_err(), ResolveError::Unmeasured);
     }
 }

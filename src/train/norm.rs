@@ -85,7 +85,6 @@ impl ElasticNet {
     }
 
     /// Logits `[N, classes]` of the child of `plan` for normalised images at its resolution.
-    #[must_use]
     pub fn logits(&self, plan: &Plan, images: &Torch, statistics: &Statistics) -> Torch {
         tch::no_grad(|| self.forward(plan, images, &mut Norm::Fixed(statistics), 0.0))
     }

@@ -75,7 +75,6 @@ impl<'a> Sandwich<'a> {
 }
 
 /// Bicubic resize of `[N, C, S, S]` to `side` pixels.
-#[must_use]
 pub fn resize(images: &Torch, side: usize) -> Torch {
     let side = side as i64;
     if images.size()[2] == side { images.shallow_clone() } else { images.upsample_bicubic2d([side, side], false, None, None) }
