@@ -13,7 +13,7 @@ use bignas::image::{Filter, Preprocessing};
 use bignas::onnx::{Metadata, deployable};
 use bignas::runtime::{Network, Runtime};
 use bignas::slice::slice;
-use bignas::space::{Child, Draw, Plan, SearchSpace, layout, preset};
+use bignas::space::{Activation, Child, Draw, Padding, Plan, SearchSpace, Shortcut, layout, preset};
 use bignas::train::{ElasticNet, Normaliser, Statistics, resize};
 use tch::{IndexOp, Tensor as Torch};
 
@@ -200,13 +200,13 @@ fn block_options_of_other_families() {
 fn the_remaining_block_options() {
     let mut space = attentive();
     space.name = "remaining".to_owned();
-    space.activation = bignas::space::Activation::HardSwish;
-    space.padding = bignas::space::Padding::Same;
-    for shortcut in [bignas::space::Shortcut::PoolSame, bignas::space::Shortcut::IdentityOnly] {
+    space.activation = Activation::HardSwish;
+    space.padding = Padding::Same;
+    for shortcut in [Shortcut::PoolSame, Shortcut::IdentityOnly] {
         space.shortcut = shortcut;
         Model::new(space.clone(), 48, 16).compare_random(8);
     }
-    space.activation = bignas::space::Activation::Relu;
+    space.activation = Activation::Relu;
     Model::new(space, 48, 16).compare_random(4);
 }
 
