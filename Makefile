@@ -3,6 +3,9 @@
 
 MODEL ?= models/fashion-mnist
 PORT ?= 8080
+# The training run: its checkpoints and metrics, and the names of the classes.
+RUN ?= runs/fashion-mnist
+LABELS ?= models/fashion-mnist/labels.txt
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The training binary has its own folder, so that it never replaces the one that serves.
@@ -16,7 +19,7 @@ libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
 fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving lint \
+.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
 	openapi bench fetch data train search clean
 
 help: ## List the targets
@@ -32,7 +35,7 @@ build: ## Build the serving binary, target/release/bignas (needs no libtorch)
 build-train: ## Build the binary that also trains, target/train/release/bignas
 	@$(libtorch) cargo build --release --locked --features train --target-dir "$(TRAIN_TARGET)"
 
-test: test-fetch fetch lint test-rust test-serving ## Check all that must hold, as CI does
+test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
 test-all: test ## The same, then the tests that take long
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
@@ -51,6 +54,10 @@ test-serving: ## Build without features and check that the binary carries no lib
 	if echo "$$libraries" | grep -E 'libtorch|libc10'; then \
 		echo "error: the serving binary links libtorch; keep tch behind the feature train" >&2; exit 1; fi
 	@echo "the serving binary carries no libtorch"
+
+test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runtime
+	cargo build --locked
+	@$(onnxruntime) $(PYTHON) -B scripts/check_onnx.py $(TARGET)/debug/bignas
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors
 	cargo fmt --check
@@ -71,13 +78,14 @@ fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache
 data: ## Print the folder that holds Fashion-MNIST
 	@$(fetch) fashion-mnist
 
-train: build-train ## Train MODEL on Fashion-MNIST
-	@$(onnxruntime) $(fashion_mnist) \
-	$(TRAIN_BIN) train --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST"
+train: build-train ## Train MODEL on Fashion-MNIST, or go on with the run in RUN (runs/fashion-mnist)
+	@if [ -d "$(RUN)/checkpoints" ]; then start=--resume; else start="--space fashion-mnist --labels $(LABELS)"; fi; \
+	$(onnxruntime) $(fashion_mnist) OMP_WAIT_POLICY=passive \
+	$(TRAIN_BIN) train --model "$(MODEL)" --run "$(RUN)" --data "$$BIGNAS_TEST_FASHION_MNIST" $$start
 
-search: build-train ## Search the trained MODEL for its family
+search: build ## Search the trained MODEL for its family, on Fashion-MNIST
 	@$(onnxruntime) $(fashion_mnist) \
-	$(TRAIN_BIN) search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST"
+	$(TARGET)/release/bignas search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST" --dataset Fashion-MNIST
 
 clean: ## Remove what was built here (the cache of fetched parts stays)
 	cargo clean

@@ -89,12 +89,17 @@ pub(super) fn read_space(text: &str) -> anyhow::Result<SearchSpace> {
     Ok(space)
 }
 
-/// Pixels centred at zero; ImageNet's habit of a crop of seven eighths where the space is that large.
-fn plain_preprocessing(space: &SearchSpace) -> Preprocessing {
+/// To which length the shorter side is resized, and the side of the crop, in pixels: ImageNet's habit of a crop of seven
+/// eighths where the space is that large, else the middle training resolution.
+pub(super) fn default_crop(space: &SearchSpace) -> (Option<u32>, u32) {
     let resolutions = &space.training_resolutions;
     let middle = resolutions[resolutions.len() / 2];
-    let crop = if middle >= 192 { 224 } else { middle as u32 };
-    let resize = (crop == 224).then_some(256);
+    if middle >= 192 { (Some(256), 224) } else { (None, middle as u32) }
+}
+
+/// Pixels centred at zero.
+fn plain_preprocessing(space: &SearchSpace) -> Preprocessing {
+    let (resize, crop) = default_crop(space);
     let channels = space.input_channels;
     Preprocessing { resize, filter: Filter::Bicubic, crop, mean: vec![0.5; channels], std: vec![0.25; channels], background: [0; 3] }
 }

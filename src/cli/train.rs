@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 use super::common::draw_calibration;
-use super::init::read_space;
+use super::init::{default_crop, read_space};
 use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
 use crate::image::{Filter, Preprocessing};
@@ -18,59 +18,58 @@ use crate::train::{Job, Outcome, RunDirectory, TrainSettings, run as train};
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Directory of the images: IDX files (plain or .gz), or train/CLASS/ and test/CLASS/ folders.
-    #[arg(long, env = "BIGNAS_DATA")]
+    /// Directory of the images: IDX files (plain or .gz), or train/CLASS/ and test/CLASS/ folders
+    #[arg(long, env = "BIGNAS_DATA", value_name = "DIR")]
     data: PathBuf,
-    /// Directory of the run: checkpoints and metrics.
-    #[arg(long)]
+    /// Directory of the run: checkpoints and metrics
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// Directory of the model that is written at the end.
+    /// Directory of the model that is written at the end
     #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR")]
     model: PathBuf,
-    /// Name of the model; the search space's, if not given.
+    /// Name of the model; the search space's, if not given
     #[arg(long)]
     name: Option<String>,
-    /// Training images that the model ships for recalibration.
+    /// Training images that the model ships for recalibration
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     calibration_images: u32,
-    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file.
+    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file
     #[arg(long, default_value = "fashion-mnist")]
     space: String,
-    /// JSON file of the preprocessing; by default what suits the space.
-    #[arg(long)]
+    /// JSON file of the preprocessing; by default what suits the space
+    #[arg(long, value_name = "FILE")]
     preprocessing: Option<PathBuf>,
-    /// Text file of the names of the classes, one a line, in the order of their labels.
-    #[arg(long)]
+    /// Text file of the names of the classes, one a line, in the order of their labels
+    #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// JSON file of all training settings; the flags below change single ones.
-    #[arg(long)]
+    /// JSON file of all training settings; the flags below change single ones
+    #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Passes over the training images.
-    #[arg(long)]
+    /// Passes over the training images
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     epochs: Option<u64>,
-    /// Images a step.
-    #[arg(long)]
-    batch_size: Option<usize>,
-    /// Learning rate for a batch of 256 images; it is scaled to the batch.
+    /// Images a step
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..))]
+    batch_size: Option<u16>,
+    /// Learning rate for a batch of 256 images; it is scaled to the batch
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Seed of everything random.
+    /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
-    /// Random crops: pixels of padding around the image. Without it, a random part of the image where it is larger than
-    /// 64 pixels, else 2.
-    #[arg(long)]
+    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels
+    #[arg(long, value_name = "PIXELS")]
     pad: Option<u32>,
-    /// Do not mirror images at random.
+    /// Do not mirror images at random
     #[arg(long)]
     no_flip: bool,
-    /// Threads of libtorch; by default one a core.
-    #[arg(long, env = "BIGNAS_THREADS")]
-    threads: Option<usize>,
-    /// Threads that read and crop images.
-    #[arg(long, default_value_t = 1)]
-    loader_threads: usize,
-    /// Go on from the newest checkpoint of the run; settings are those that it was started with.
+    /// Threads to compute on; all cores, if not given
+    #[arg(long, env = "BIGNAS_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Threads that read and crop images
+    #[arg(long, default_value_t = 1, value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    loader_threads: u16,
+    /// Go on from the newest checkpoint of the run; settings are those that it was started with
     #[arg(long)]
     resume: bool,
 }
@@ -88,26 +87,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
         train: Arc::new(source(Split::Train, &what.augment)?),
         validation: Some(&validation),
         directory: &args.run,
-        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        loader_threads: args.loader_threads,
+        threads: args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
+        loader_threads: args.loader_threads.into(),
         stop: stop_flag()?,
     };
     match train(&job, &what.settings, args.resume)? {
         Outcome::Stopped { checkpoint } => {
-            let (data, run) = (args.data.display(), args.run.display());
-            let model = args.model.display();
             println!("saved {}", checkpoint.display());
-            println!("go on with: bignas train --data {data} --run {run} --model {model} --resume");
+            println!("go on with: {}", resuming(std::env::args()));
         }
         Outcome::Finished { weights, provenance } => {
             let (images, preprocessing) = (&job.train.images, what.preprocessing.clone());
             let calibration = draw_calibration(images, &preprocessing, args.calibration_images as usize, what.settings.seed)?;
+            // A small data set does not fill the usual batch.
+            let batch = calibration.count.min(CALIBRATION_BATCH);
             let draft = Draft {
                 name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
                 labels: images.classes().to_vec(),
                 preprocessing,
                 space: what.space,
-                calibration: Some((calibration, CALIBRATION_BATCH, what.settings.seed)),
+                calibration: Some((calibration, batch, what.settings.seed)),
                 training: Some(serde_json::to_value(&provenance)?),
             };
             let model = Model::create(&args.model, draft, &weights)?;
@@ -117,6 +116,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The command line that this process was given, with `--resume`, ready to be pasted into a shell.
+fn resuming(arguments: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
+    let quoted = |argument: String| match argument.chars().all(plain) && !argument.is_empty() {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', r"'\''")),
+    };
+    let given = arguments.filter(|argument| argument != "--resume").chain(["--resume".to_owned()]);
+    given.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Images in a batch of the recalibration.
@@ -154,7 +164,7 @@ impl What {
 fn settings(args: &Args) -> Result<TrainSettings> {
     let mut settings: TrainSettings = args.settings.as_deref().map(read_json).transpose()?.unwrap_or_default();
     settings.epochs = args.epochs.unwrap_or(settings.epochs);
-    settings.batch_size = args.batch_size.unwrap_or(settings.batch_size);
+    settings.batch_size = args.batch_size.map_or(settings.batch_size, usize::from);
     settings.seed = args.seed.unwrap_or(settings.seed);
     settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
     Ok(settings)
@@ -173,11 +183,7 @@ fn augment(args: &Args, preprocessing: &Preprocessing) -> Augment {
 fn default_preprocessing(space: &SearchSpace) -> Preprocessing {
     let (mean, std) =
         if space.input_channels == 1 { (vec![0.286], vec![0.353]) } else { (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]) };
-    let (resize, crop) = match space.name.as_str() {
-        "fashion-mnist" => (None, 28),
-        "cifar10" => (None, 32),
-        _ => (Some(256), 224),
-    };
+    let (resize, crop) = default_crop(space);
     Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] }
 }
 
@@ -201,4 +207,21 @@ fn stop_flag() -> Result<&'static AtomicBool> {
         eprintln!("stopping after this step; once more to stop at once");
     })?;
     Ok(&STOP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resuming;
+
+    #[test]
+    fn the_command_to_resume_can_be_pasted() {
+        let cases: [(&[&str], &str); 3] = [
+            (&["bignas", "train", "--run", "runs/a"], "bignas train --run runs/a --resume"),
+            (&["bignas", "train", "--resume", "--run", "a b"], "bignas train --run 'a b' --resume"),
+            (&["bignas", "--name", "it's", ""], r"bignas --name 'it'\''s' '' --resume"),
+        ];
+        for (arguments, expected) in cases {
+            assert_eq!(resuming(arguments.iter().map(|&argument| argument.to_owned())), expected);
+        }
+    }
 }

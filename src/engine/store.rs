@@ -82,11 +82,11 @@ impl Store {
     /// Keeps a built child, and drops the least recently used others until all fit. A disk that is full or read-only is
     /// reported once and otherwise ignored: the child then lives in memory.
     pub fn write(&self, key: &str, onnx: &[u8], receipt: &Receipt) {
-        if let Err(error) = self.try_write(key, onnx, receipt) {
-            if !self.reported.swap(true, Ordering::Relaxed) {
-                let directory = self.directory.display();
-                tracing::warn!(%directory, %error, "cannot keep built children on disk; serving them from memory");
-            }
+        if let Err(error) = self.try_write(key, onnx, receipt)
+            && !self.reported.swap(true, Ordering::Relaxed)
+        {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %error, "cannot keep built children on disk; serving them from memory");
         }
     }
 

@@ -87,3 +87,137 @@ fn properties(plan: &Plan, stats: &BnStats, metadata: Metadata<'_>) -> Vec<(Stri
     ];
     entries.map(|(key, value)| (key.to_owned(), value)).to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prost::Message;
+
+    use super::proto::{DimensionValue, FLOAT, Model, ValueInfo};
+    use super::*;
+    use crate::checkpoint::{GammaInit, LayerStats, Weights};
+    use crate::image::Filter;
+    use crate::slice::slice;
+    use crate::space::{Child, Choices, PRESETS, SearchSpace, layout, preset};
+
+    fn network(space: &str, choose: fn(&SearchSpace) -> Child) -> SlicedNet {
+        let space = preset(space).unwrap();
+        let weights = Weights::random(&layout(&space, 3), 0, GammaInit::Random);
+        slice(&weights, &Plan::new(&space, &choose(&space), 3)).unwrap()
+    }
+
+    fn plain_statistics(plan: &Plan) -> BnStats {
+        let layer = |c_out: usize| LayerStats { mean: vec![0.5; c_out], variance: vec![2.0; c_out] };
+        BnStats::new(plan, plan.norms().map(|conv| (conv.name.clone(), layer(conv.c_out))).collect(), 8, 4).unwrap()
+    }
+
+    fn export(net: &SlicedNet) -> Model {
+        let labels = ["cat", "dog", "\"quoted\""].map(str::to_owned);
+        let preprocessing =
+            Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.5], background: [0; 3] };
+        let metadata = Metadata { model: "tiny", weights_sha256: "abc", labels: &labels, preprocessing: &preprocessing };
+        let bytes = deployable(net, &plain_statistics(net.plan()), metadata).unwrap();
+        Model::decode(bytes.as_slice()).unwrap()
+    }
+
+    fn dims(info: &ValueInfo) -> Vec<String> {
+        let tensor = info.r#type.clone().unwrap().tensor_type.unwrap();
+        assert_eq!(tensor.elem_type, FLOAT);
+        let text = |value: DimensionValue| match value {
+            DimensionValue::Size(size) => size.to_string(),
+            DimensionValue::Name(name) => name,
+        };
+        tensor.shape.unwrap().dim.into_iter().map(|dim| text(dim.value.unwrap())).collect()
+    }
+
+    #[test]
+    fn a_deployable_file_is_opset_17_with_standard_operators_and_a_free_batch() {
+        for name in PRESETS {
+            let net = network(name, SearchSpace::smallest);
+            let plan = net.plan();
+            let model = export(&net);
+            let opsets: Vec<_> = model.opset_import.iter().map(|set| (set.domain.as_str(), set.version)).collect();
+            assert_eq!((model.ir_version, opsets), (8, vec![("", 17)]));
+            let graph = model.graph.unwrap();
+            let operators: BTreeSet<&str> = graph.node.iter().map(|node| node.op_type.as_str()).collect();
+            let expected = ["Add", "AveragePool", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "Mul", "Sigmoid"];
+            assert_eq!(operators, BTreeSet::from(expected), "{name}: batch norms are folded");
+            let [input, output] = [&graph.input, &graph.output].map(|values| &values[..]);
+            let ([input], [output]) = (input, output) else { panic!("one input and one output, not {input:?} and {output:?}") };
+            let side = plan.child.resolution().to_string();
+            assert_eq!((input.name.as_str(), output.name.as_str()), (INPUT, OUTPUT));
+            assert_eq!(dims(input), ["batch", &plan.input_channels.to_string(), &side, &side]);
+            assert_eq!(dims(output), ["batch", "3"]);
+        }
+    }
+
+    /// Every value has one producer, which comes before its readers; every constant is as long as its shape says.
+    #[test]
+    fn graphs_are_in_order_and_complete() {
+        for name in PRESETS {
+            let net = network(name, SearchSpace::biggest);
+            let calibration = Model::decode(calibration(&net).as_slice()).unwrap();
+            for graph in [export(&net).graph.unwrap(), calibration.graph.unwrap()] {
+                let mut known: BTreeSet<&str> = graph.input.iter().map(|value| value.name.as_str()).collect();
+                for constant in &graph.initializer {
+                    assert!(known.insert(&constant.name), "{} is there twice", constant.name);
+                    assert_eq!(constant.raw_data.len() as i64, 4 * constant.dims.iter().product::<i64>(), "{}", constant.name);
+                }
+                for node in &graph.node {
+                    node.input.iter().for_each(|value| assert!(known.contains(value.as_str()), "{} reads {value}", node.name));
+                    node.output.iter().for_each(|value| assert!(known.insert(value), "{value} is made twice"));
+                }
+                graph.output.iter().for_each(|value| assert!(known.contains(value.name.as_str()), "{}", value.name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_deployable_file_says_what_it_is() {
+        let net = network("fashion-mnist", SearchSpace::biggest);
+        let plan = net.plan();
+        let found: BTreeMap<_, _> = export(&net).metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect();
+        let expected = [
+            ("bignas.model", "tiny".to_owned()),
+            ("bignas.child", plan.child.id().to_string()),
+            ("bignas.macs", plan.cost().macs.total().to_string()),
+            ("bignas.params", plan.cost().params.total().to_string()),
+            ("bignas.labels", r#"["cat","dog","\"quoted\""]"#.to_owned()),
+            ("bignas.weights_sha256", "abc".to_owned()),
+            ("bignas.calibration_images", "8".to_owned()),
+            ("bignas.calibration_batch", "4".to_owned()),
+            ("bignas.statistics_sha256", plain_statistics(plan).checksum()),
+        ];
+        for (key, value) in expected {
+            assert_eq!(found.get(key), Some(&value), "{key}");
+        }
+        let choices: Choices = serde_json::from_str(&found["bignas.choices"]).unwrap();
+        assert_eq!(&choices, plan.child.choices());
+        let preprocessing: Preprocessing = serde_json::from_str(&found["bignas.preprocessing"]).unwrap();
+        assert_eq!(preprocessing.crop, 28);
+    }
+
+    #[test]
+    fn the_calibration_graph_answers_with_every_norms_statistics_in_order() {
+        let net = network("fashion-mnist", SearchSpace::biggest);
+        let graph = Model::decode(calibration(&net).as_slice()).unwrap().graph.unwrap();
+        let found: Vec<_> = graph.output.iter().map(|value| (value.name.clone(), dims(value))).collect();
+        let expected = net
+            .plan()
+            .norms()
+            .flat_map(|conv| ["mean", "variance"].map(|part| (format!("{}.{part}", conv.name), vec![conv.c_out.to_string()])));
+        assert_eq!(BTreeSet::from_iter(found), expected.collect());
+    }
+
+    #[test]
+    fn statistics_of_another_child_are_refused() {
+        let [smallest, biggest] = [SearchSpace::smallest, SearchSpace::biggest];
+        let (net, other) = (network("fashion-mnist", smallest), network("fashion-mnist", biggest));
+        let preprocessing =
+            Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.5], background: [0; 3] };
+        let metadata = Metadata { model: "tiny", weights_sha256: "", labels: &[], preprocessing: &preprocessing };
+        let refused = deployable(&net, &plain_statistics(other.plan()), metadata).unwrap_err();
+        assert!(matches!(refused, StatisticsError::OtherChild { .. }), "{refused}");
+    }
+}

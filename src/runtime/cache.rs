@@ -100,7 +100,9 @@ mod tests {
 
     fn cache(limit_bytes: u64, inserts: &[(u32, u64)]) -> MemoryCache<u32, u32> {
         let cache = MemoryCache::new(limit_bytes);
-        inserts.iter().for_each(|&(key, bytes)| drop(cache.insert(key, Arc::new(key), bytes)));
+        for &(key, bytes) in inserts {
+            cache.insert(key, Arc::new(key), bytes);
+        }
         cache
     }
 

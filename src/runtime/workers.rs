@@ -157,7 +157,10 @@ mod tests {
     fn a_panicking_job_costs_only_itself() {
         let panics = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&panics);
-        let workers = Workers::start("test", 1, 10, move || drop(counted.fetch_add(1, Ordering::SeqCst))).unwrap();
+        let workers = Workers::start("test", 1, 10, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
         let (done, result) = channel();
         workers.submit(1, Box::new(|| panic!("on purpose"))).unwrap();
         workers.submit(1, Box::new(move || done.send(7).unwrap())).unwrap();

@@ -33,7 +33,6 @@ impl ElasticNet {
     /// Logits `[N, classes]` of the child of `plan` for normalised `images`, `[N, C, R, R]` at the child's resolution.
     ///
     /// `dropout` is the probability of dropping a feature before the classifier; 0 outside training.
-    #[must_use]
     pub fn forward(&self, plan: &Plan, images: &Torch, norm: &mut Norm<'_>, dropout: f64) -> Torch {
         let mut pass = Pass { parameters: &self.parameters, norm, eps: plan.bn_eps };
         // A grey image has one layout only, from which libtorch infers the wrong one; so it is set behind the stem.

@@ -53,7 +53,7 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// The run to resume was started with other settings.
-    #[error("the run in {} was started with another {what}; resume it with the same, or start a new run elsewhere", path.display())]
+    #[error("the {what} changed since the run in {} was started; resume it with the same, or start a new run elsewhere", path.display())]
     Changed {
         /// The run directory.
         path: PathBuf,
@@ -71,8 +71,10 @@ pub enum TrainError {
     /// The images could not be read.
     #[error("the images cannot be read")]
     Data(#[from] DataError),
-    /// A loss was infinite or not a number.
-    #[error("the loss is no longer a number at step {step}, learning rate {rate:.3e}; {checkpoint}; a lower learning rate usually helps")]
+    /// A loss, or a weight after the step, was infinite or not a number.
+    #[error(
+        "the network diverged (a loss or weight is no longer a number) at step {step}, learning rate {rate:.3e}; {checkpoint}; a lower learning rate usually helps"
+    )]
     NotFinite {
         /// The step, from 0.
         step: u64,

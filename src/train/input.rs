@@ -30,7 +30,6 @@ impl Normaliser {
     }
 
     /// `[N, C, S, S]` float32 of as many planar patches.
-    #[must_use]
     pub fn apply(&self, patches: &[u8]) -> Torch {
         let images = Torch::from_slice(patches).reshape([-1, self.channels, self.side, self.side]);
         (images.to_kind(Kind::Float) - &self.mean) * &self.scale

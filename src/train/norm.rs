@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, Tensor as Torch};
+use tch::Tensor as Torch;
 
 use super::elastic::ElasticNet;
 use super::parameters::to_vec;
@@ -38,11 +38,12 @@ impl Norm<'_> {
         match self {
             Self::Batch => x.batch_norm(Some(weight), Some(bias), None, None, true, 0.0, eps, false),
             Self::Record(recorder) => {
-                let options = (Kind::Float, x.device());
-                let (mean, variance) = (weight.zeros_like().detach(), Torch::zeros(weight.size(), options));
-                // A momentum of one leaves in the running statistics exactly this batch's mean and unbiased variance.
-                let y = x.batch_norm(Some(weight), Some(bias), Some(&mean), Some(&variance), true, 1.0, eps, false);
-                recorder.add(name, mean, variance);
+                // Not `batch_norm` in training mode: it adds up a channel's values one by one in float32, which loses up to 1e-4
+                // of a large map's variance. This sums in double precision.
+                let (variance, mean) = x.var_mean_dim([0i64, 2, 3].as_slice(), false, false);
+                let y = x.batch_norm(Some(weight), Some(bias), Some(&mean), Some(&variance), false, 0.0, eps, false);
+                let values = x.numel() as f64 / mean.numel() as f64;
+                recorder.add(name, mean, variance * (values / (values - 1.0).max(1.0)));
                 y
             }
             Self::Fixed(statistics) => {
@@ -85,7 +86,6 @@ impl ElasticNet {
     }
 
     /// Logits `[N, classes]` of the child of `plan` for normalised images at its resolution.
-    #[must_use]
     pub fn logits(&self, plan: &Plan, images: &Torch, statistics: &Statistics) -> Torch {
         tch::no_grad(|| self.forward(plan, images, &mut Norm::Fixed(statistics), 0.0))
     }

@@ -91,3 +91,96 @@ pub struct OptimiserState {
     /// Momentum, the learning rate included.
     pub momentum: Weights,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::checkpoint::Tensor;
+
+    const WEIGHT: [f32; 4] = [0.5, -1.0, 2.0, 0.25];
+    const GAMMA: [f32; 2] = [1.0, -0.5];
+
+    fn parameters() -> Parameters {
+        tch::set_num_threads(1);
+        let tensors = [
+            ("a.weight", Tensor { shape: vec![2, 2], data: WEIGHT.to_vec() }),
+            ("a.bn.weight", Tensor { shape: vec![2], data: GAMMA.to_vec() }),
+        ];
+        Parameters::new(&Weights::new(BTreeMap::from(tensors.map(|(name, tensor)| (name.to_owned(), tensor)))))
+    }
+
+    /// Gives every value of `name` the gradients `values`.
+    fn differentiate(parameters: &Parameters, name: &str, values: &[f32]) {
+        let factors = Torch::from_slice(values).view_as(parameters.get(name));
+        (parameters.get(name) * factors).sum(tch::Kind::Float).backward();
+    }
+
+    /// TensorFlow's RMSProp with momentum, as its documentation states it, for one value and in double precision.
+    struct ByHand {
+        value: f64,
+        mean_square: f64,
+        momentum: f64,
+    }
+
+    impl ByHand {
+        fn new(value: f32) -> Self {
+            Self { value: f64::from(value), mean_square: 1.0, momentum: 0.0 }
+        }
+
+        fn update(&mut self, gradient: f64, rate: f64) {
+            self.mean_square = 0.9 * self.mean_square + 0.1 * gradient * gradient;
+            self.momentum = 0.9 * self.momentum + rate * gradient / (self.mean_square + 0.001).sqrt();
+            self.value -= self.momentum;
+        }
+    }
+
+    #[test]
+    fn updates_are_tensorflows() {
+        let mut parameters = parameters();
+        let mut optimiser = RmsProp::new(RmsPropSettings { weight_decay: 0.01, ..RmsPropSettings::default() }, &parameters);
+        let (mut weights, mut gammas) = (WEIGHT.map(ByHand::new), GAMMA.map(ByHand::new));
+        for (step, rate) in [0.1, 0.05, 0.2, 0.0].into_iter().enumerate() {
+            let gradient = [0.3, -2.0, 0.0, 1e-3].map(|g: f32| g * (1.0 - 0.7 * step as f32));
+            differentiate(&parameters, "a.weight", &gradient);
+            differentiate(&parameters, "a.bn.weight", &gradient[..2]);
+            optimiser.update(&mut parameters, rate);
+            weights.iter_mut().zip(gradient).for_each(|(w, g)| w.update(f64::from(g) + 0.01 * w.value, rate));
+            gammas.iter_mut().zip(gradient).for_each(|(w, g)| w.update(f64::from(g), rate));
+        }
+        let found = parameters.to_weights();
+        for (name, expected) in [("a.weight", &weights[..]), ("a.bn.weight", &gammas[..])] {
+            for (value, expected) in found.get(name).unwrap().data.iter().zip(expected) {
+                assert!((f64::from(*value) - expected.value).abs() < 1e-6, "{name}: {value}, not {}", expected.value);
+            }
+        }
+    }
+
+    #[test]
+    fn the_penalty_reaches_weights_but_no_batch_norm() {
+        let mut parameters = parameters();
+        let mut optimiser = RmsProp::new(RmsPropSettings { weight_decay: 0.1, ..RmsPropSettings::default() }, &parameters);
+        optimiser.update(&mut parameters, 0.1);
+        let found = parameters.to_weights();
+        assert_eq!(found.get("a.bn.weight").unwrap().data, GAMMA);
+        for (value, before) in found.get("a.weight").unwrap().data.iter().zip(WEIGHT) {
+            assert!(value.abs() < before.abs(), "{before} became {value}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_optimiser_computes_what_the_first_would() {
+        let (mut first, settings) = (parameters(), RmsPropSettings::default());
+        let mut optimiser = RmsProp::new(settings.clone(), &first);
+        differentiate(&first, "a.weight", &[1.0, 2.0, 3.0, 4.0]);
+        optimiser.update(&mut first, 0.1);
+        let mut second = Parameters::new(&first.to_weights());
+        let mut resumed = RmsProp::resume(settings, &second, &optimiser.state(&first)).unwrap();
+        for (parameters, optimiser) in [(&mut first, &mut optimiser), (&mut second, &mut resumed)] {
+            differentiate(parameters, "a.weight", &[-1.0, 0.5, 0.0, 1.0]);
+            optimiser.update(parameters, 0.1);
+        }
+        assert_eq!(first.to_weights(), second.to_weights());
+    }
+}

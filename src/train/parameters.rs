@@ -58,19 +58,16 @@ impl Parameters {
     ///
     /// # Panics
     /// Where there is none: a plan and the weights that it runs on come from the same space.
-    #[must_use]
     pub fn get(&self, name: &str) -> &Torch {
         &self.leaves[name]
     }
 
     /// Every value in one vector; writing into it changes the tensors.
-    #[must_use]
     pub fn flat(&self) -> Torch {
         self.flat.shallow_clone()
     }
 
     /// The gradients summed since [`Parameters::zero_gradients`], laid out as [`Parameters::flat`]; zero where a tensor had none.
-    #[must_use]
     pub fn gradient(&self) -> Torch {
         let parts: Vec<Torch> = self
             .slots
@@ -93,7 +90,6 @@ impl Parameters {
     }
 
     /// One where a value belongs to the weight of a convolution or of the classifier, zero in batch norms and biases.
-    #[must_use]
     pub fn weight_mask(&self) -> Torch {
         let values: Vec<f32> =
             self.slots.iter().flat_map(|slot| std::iter::repeat_n(if slot.is_weight() { 1.0 } else { 0.0 }, slot.len())).collect();

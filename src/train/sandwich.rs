@@ -72,10 +72,23 @@ impl<'a> Sandwich<'a> {
             random: (0..self.random_children).map(|k| distil(&random(k))).collect(),
         }
     }
+
+    /// Whether all weights, and what the biggest and the smallest child make of `patches`, are numbers.
+    #[must_use]
+    pub fn is_usable(&self, net: &ElasticNet, patches: &Torch) -> bool {
+        let answers = |plan: &Plan| {
+            let images = resize(patches, plan.child.resolution());
+            all_finite(&tch::no_grad(|| net.forward(plan, &images, &mut Norm::Batch, 0.0)))
+        };
+        all_finite(&net.parameters.flat()) && answers(&self.biggest) && answers(&self.smallest)
+    }
+}
+
+fn all_finite(tensor: &Torch) -> bool {
+    tensor.isfinite().all().int64_value(&[]) == 1
 }
 
 /// Bicubic resize of `[N, C, S, S]` to `side` pixels.
-#[must_use]
 pub fn resize(images: &Torch, side: usize) -> Torch {
     let side = side as i64;
     if images.size()[2] == side { images.shallow_clone() } else { images.upsample_bicubic2d([side, side], false, None, None) }
@@ -85,4 +98,134 @@ pub fn resize(images: &Torch, side: usize) -> Torch {
 fn soft_cross_entropy(logits: &Torch, target: &Torch) -> Torch {
     let summed = (target * logits.log_softmax(-1, Kind::Float)).sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
     -summed.mean(Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{GammaInit, Tensor, Weights};
+    use crate::space::{layout, preset};
+    use crate::train::{RmsProp, RmsPropSettings};
+
+    const CLASSES: usize = 4;
+    const SEED: u64 = 3;
+    const STEP: u64 = 17;
+
+    /// Without dropout, whose generator all tests of the process share.
+    fn space() -> SearchSpace {
+        tch::set_num_threads(1);
+        let mut space = preset("fashion-mnist").unwrap();
+        space.head.dropout = 0.0;
+        space
+    }
+
+    fn weights(space: &SearchSpace, gamma: GammaInit) -> Weights {
+        Weights::random(&layout(space, CLASSES), 1, gamma)
+    }
+
+    /// Grey images in which the quarter of the image's class is bright; image i is of class i mod 4.
+    fn quarters(count: i64) -> (Torch, Torch) {
+        let images = Torch::zeros([count, 1, 28, 28], (Kind::Float, tch::Device::Cpu));
+        for image in 0..count {
+            let (class, brightness) = (image % 4, 1.0 + image as f64 / count as f64);
+            let quarter = images.narrow(0, image, 1).narrow(2, class / 2 * 14, 14).narrow(3, class % 2 * 14, 14);
+            let _ = quarter.shallow_clone().fill_(brightness);
+        }
+        let labels = Torch::from_slice(&(0..count).map(|image| image % 4).collect::<Vec<i64>>());
+        (images, labels)
+    }
+
+    fn largest(tensor: &Torch) -> f64 {
+        tensor.abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_steps_gradient_is_the_sum_of_its_childrens() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let weights = weights(&space, GammaInit::Random);
+        let net = ElasticNet::from_weights(&weights);
+        let losses = Sandwich::new(&space, CLASSES, 2, 0.1, SEED).accumulate(&net, &images, &labels, STEP);
+        let together = net.parameters.gradient();
+
+        let logits = |net: &ElasticNet, child: &Child| {
+            let plan = Plan::new(&space, child, CLASSES);
+            net.forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, 0.0)
+        };
+        let smoothed = labels.one_hot(CLASSES as i64).to_kind(Kind::Float) * 0.9 + 0.1 / CLASSES as f64;
+        let target = logits(&net, &space.biggest()).detach().softmax(-1, Kind::Float);
+        let random = [0, 1].map(|k| space.random(Draw::new(SEED, STEP, k)));
+        let children =
+            [(space.biggest(), &smoothed), (space.smallest(), &target), (random[0].clone(), &target), (random[1].clone(), &target)];
+        let mut apart = together.zeros_like();
+        let mut expected = Vec::new();
+        for (child, target) in &children {
+            let net = ElasticNet::from_weights(&weights);
+            let loss = -(*target * logits(&net, child).log_softmax(-1, Kind::Float)).sum(Kind::Float) / 8.0;
+            loss.backward();
+            expected.push(loss.double_value(&[]));
+            apart += net.parameters.gradient();
+        }
+        let found = [losses.biggest, losses.smallest, losses.random[0], losses.random[1]];
+        found.iter().zip(&expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{found:?}, not {expected:?}"));
+        let difference = largest(&(&together - &apart));
+        assert!(largest(&apart) > 0.01 && difference < 1e-5 * largest(&apart), "{difference} of {}", largest(&apart));
+    }
+
+    #[test]
+    fn only_the_biggest_sees_labels() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let sandwich = Sandwich::new(&space, CLASSES, 2, 0.1, SEED);
+        let first = sandwich.accumulate(&net, &images, &labels, STEP);
+        let permuted = sandwich.accumulate(&net, &images, &labels.flip([0]), STEP);
+        assert_ne!(first.biggest, permuted.biggest);
+        assert_eq!((first.smallest, &first.random), (permuted.smallest, &permuted.random));
+        let another_step = sandwich.accumulate(&net, &images, &labels, STEP + 1);
+        assert_eq!(first.smallest, another_step.smallest);
+        assert_ne!(first.random, another_step.random, "every step draws its own children");
+    }
+
+    /// With a zero scale in its last batch norm, a block adds nothing to its shortcut, whatever its other weights.
+    #[test]
+    fn blocks_start_as_the_identity() {
+        let space = space();
+        let (images, _) = quarters(4);
+        for (gamma, identity) in [(GammaInit::ZeroLast, true), (GammaInit::One, false)] {
+            let start = weights(&space, gamma);
+            let inside =
+                |name: &str| name.starts_with("stages.") && name.ends_with(".weight") && !name.contains("bn") && !name.contains("shortcut");
+            let halved = start.iter().map(|(name, tensor)| {
+                let factor = if inside(name) { -0.5 } else { 1.0 };
+                let data = tensor.data.iter().map(|value| value * factor).collect();
+                (name.to_owned(), Tensor { shape: tensor.shape.clone(), data })
+            });
+            let changed = Weights::new(halved.collect());
+            for child in [space.smallest(), space.biggest()] {
+                let plan = Plan::new(&space, &child, CLASSES);
+                let [a, b] = [&start, &changed].map(|weights| {
+                    ElasticNet::from_weights(weights).forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, 0.0)
+                });
+                assert_eq!(a == b, identity, "{gamma:?}, {child:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn losses_fall_on_an_easy_problem() {
+        let space = space();
+        let (images, labels) = quarters(16);
+        let mut net = ElasticNet::from_weights(&weights(&space, GammaInit::ZeroLast));
+        let mut optimiser = RmsProp::new(RmsPropSettings::default(), &net.parameters);
+        let sandwich = Sandwich::new(&space, CLASSES, 2, 0.0, SEED);
+        let mut losses = Vec::new();
+        for step in 0..30 {
+            losses.push(sandwich.accumulate(&net, &images, &labels, step));
+            optimiser.update(&mut net.parameters, 0.01);
+        }
+        // A random child is another one at every step, so its loss says little.
+        let (first, last) = (&losses[0], &losses[29]);
+        assert!(last.biggest < first.biggest / 4.0 && last.smallest < first.smallest / 2.0, "{first:?} became {last:?}");
+    }
 }

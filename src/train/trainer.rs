@@ -112,6 +112,8 @@ struct Training<'a> {
     optimiser: RmsProp,
     sandwich: Sandwich<'a>,
     normaliser: Normaliser,
+    /// Images of the last step.
+    patches: Option<tch::Tensor>,
 }
 
 impl<'a> Training<'a> {
@@ -136,7 +138,7 @@ impl<'a> Training<'a> {
     fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: RmsProp) -> Self {
         let settings = &state.settings;
         let sandwich = Sandwich::new(job.space, state.classes.len(), settings.random_children, settings.label_smoothing, settings.seed);
-        Self { job, run, net, optimiser, sandwich, normaliser: Normaliser::new(&state.preprocessing), state }
+        Self { job, run, net, optimiser, sandwich, normaliser: Normaliser::new(&state.preprocessing), patches: None, state }
     }
 
     fn steps(&self) -> u64 {
@@ -174,18 +176,31 @@ impl<'a> Training<'a> {
         tch::manual_seed(dropout_seed(settings.seed, step));
         let losses = self.sandwich.accumulate(&self.net, &patches, &labels, step);
         if !losses.are_finite() {
-            let checkpoint = match self.run.latest()? {
-                Some(path) => format!("the last good checkpoint is {}", path.display()),
-                None => "there is no checkpoint yet".to_owned(),
-            };
-            return Err(TrainError::NotFinite { step, rate, checkpoint });
+            return Err(self.diverged(step, rate)?);
         }
         self.optimiser.update(&mut self.net.parameters, rate);
+        self.patches = Some(patches);
         self.state.step += 1;
         progress.step(step, rate, &losses)
     }
 
+    fn diverged(&self, step: u64, rate: f64) -> Result<TrainError, TrainError> {
+        let checkpoint = match self.run.latest()? {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        Ok(TrainError::NotFinite { step, rate, checkpoint })
+    }
+
+    /// Writes a checkpoint, unless the last update ruined the weights: its loss was computed before it.
     fn save(&self) -> Result<PathBuf, TrainError> {
+        if let Some(patches) = &self.patches
+            && !self.sandwich.is_usable(&self.net, patches)
+        {
+            let step = self.state.step.saturating_sub(1);
+            let rate = self.state.settings.schedule.rate(step, self.steps(), self.state.settings.batch_size);
+            return Err(self.diverged(step, rate)?);
+        }
         let optimiser = self.optimiser.state(&self.net.parameters);
         self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser })
     }

@@ -44,7 +44,9 @@ impl Validation {
     /// Where an image cannot be read.
     pub fn new(space: &SearchSpace, train: &Source, test: &Source, seed: u64) -> Result<Self, TrainError> {
         let plan = |child: &Child| Plan::new(space, child, train.images.classes().len());
-        let count = (CALIBRATION_BATCHES * BATCH).min(train.images.len() / BATCH * BATCH);
+        // Whole batches, or one of all images where they fill none.
+        let whole = train.images.len() / BATCH * BATCH;
+        let count = (CALIBRATION_BATCHES * BATCH).min(if whole == 0 { train.images.len() } else { whole });
         let (calibration, _) = patches(train, count, seed)?;
         let (images, labels) = patches(test, IMAGES, seed)?;
         Ok(Self { calibration, images, labels, biggest: plan(&space.biggest()), smallest: plan(&space.smallest()) })

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Check what `bignas export` writes with the ONNX checker and with stock ONNX Runtime.
+
+    check_onnx.py BIGNAS    export the smallest and the biggest child of random models, and check them
+
+The checker and the runtime are those of onnx-requirements.txt, installed once into a folder beside the
+fetched parts (see fetch.py). A folder and not a virtual environment, which Debian's python3 cannot make
+without a further package.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fetch import cache_dir, log
+
+REQUIREMENTS = Path(__file__).resolve().parent / "onnx-requirements.txt"
+PRESETS = ["fashion-mnist", "bignas"]
+METADATA = ["model", "child", "choices", "macs", "params", "labels", "preprocessing", "weights_sha256", "statistics_sha256"]
+
+
+def installed():
+    """The folder of the pinned packages, whole or not there; its name changes with the pins and with Python."""
+    version = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    folder = cache_dir() / f"onnx-checker-py{sys.version_info.major}{sys.version_info.minor}-{version}"
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log(f"installing {REQUIREMENTS.name} into {folder}")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".onnx-checker-") as partial:
+        tree = Path(partial) / "tree"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary=:all:", "--require-hashes", "--target", str(tree), "-r", str(REQUIREMENTS)]
+        if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+            sys.exit("error: pip could not install the ONNX checker; see its message above")
+        if not folder.exists():  # another run may have been faster
+            tree.rename(folder)
+    return folder
+
+
+def export(bignas, preset, folder):
+    """One file a child, of a random model of `preset`."""
+    model = folder / preset
+    subprocess.run([bignas, "init", "--space", preset, "--calibration-images", "4", "--output", model], check=True)
+    for child in ["smallest", "biggest"]:
+        file = folder / f"{preset}-{child}.onnx"
+        subprocess.run([bignas, "export", "--model", model, "--child", child, "--output", file], check=True)
+        yield file
+
+
+def check(file):
+    """Everything that a stranger's tools may expect of the file; raises where one does not hold."""
+    import numpy
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(str(file), full_check=True)
+    model = onnx.load(str(file))
+    assert [(used.domain, used.version) for used in model.opset_import] == [("", 17)], "opset 17 and no other"
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert all(metadata.get(f"bignas.{key}") for key in METADATA), f"metadata {sorted(metadata)}"
+    labels = json.loads(metadata["bignas.labels"])
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    images, logits = session.get_inputs()[0], session.get_outputs()[0]
+    assert (images.name, logits.name) == ("images", "logits")
+    assert isinstance(images.shape[0], str), f"the batch of {images.shape} is not free"
+    batch = numpy.random.default_rng(0).normal(size=(3, *images.shape[1:])).astype(numpy.float32)
+    together = session.run(None, {"images": batch})[0]
+    alone = session.run(None, {"images": batch[:1]})[0]
+    assert together.shape == (3, len(labels)) and alone.shape == (1, len(labels))
+    assert numpy.isfinite(together).all()
+    assert numpy.abs(together[:1] - alone).max() < 1e-4 * numpy.abs(together).max(), "an image depends on its batch"
+    print(f"{file.name}: {len(model.graph.node)} nodes, {file.stat().st_size / 1e6:.1f} MB, batches of 1 and 3 agree")
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.path.insert(0, str(installed()))
+    with tempfile.TemporaryDirectory() as folder:
+        for preset in PRESETS:
+            for file in export(Path(sys.argv[1]).absolute(), preset, Path(folder)):
+                check(file)
+
+
+if __name__ == "__main__":
+    main()

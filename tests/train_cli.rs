@@ -1,0 +1,119 @@
+//! The thin whole, with the real binary: train on a folder of images, stop, go on, search, evaluate, export.
+#![cfg(feature = "train")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bignas::checkpoint::{AccuracyKind, Model};
+use image::{GrayImage, Luma};
+
+const CLASSES: [&str; 3] = ["across", "down", "slanted"];
+
+/// Stripes four pixels wide, at a seeded place; their direction is the class.
+fn stripes(class: usize, seed: u32) -> GrayImage {
+    let direction = [(1, 0), (0, 1), (1, 1)][class];
+    let bright = |x, y| (x * direction.0 + y * direction.1 + seed) % 8 < 4;
+    GrayImage::from_fn(28, 28, |x, y| Luma([if bright(x, y) { 200 } else { 20 }]))
+}
+
+fn write_images(directory: &Path) {
+    for (split, count) in [("train", 24), ("test", 8)] {
+        for (class, name) in CLASSES.iter().enumerate() {
+            let folder = directory.join(split).join(name);
+            fs::create_dir_all(&folder).expect("creates");
+            for seed in 0..count {
+                stripes(class, seed).save(folder.join(format!("{seed:02}.png"))).expect("saves");
+            }
+        }
+    }
+}
+
+fn bignas(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
+    command.current_dir(directory).args(arguments).env("OMP_WAIT_POLICY", "passive").env("BIGNAS_THREADS", "1");
+    command
+}
+
+/// Runs to a good end and returns the standard output.
+fn succeed(mut command: Command) -> String {
+    let output = command.output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn from_a_folder_of_images_to_an_exported_child() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"));
+
+    let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--name", "stripes", "--epochs", "6"];
+    let shape = ["--batch-size", "12", "--calibration-images", "64", "--no-flip"];
+    let mut training = bignas(here, &[&start[..], &shape].concat());
+    let mut training = training.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut said = BufReader::new(training.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("step 1 of 36")), "the first step is reported");
+    let interrupted = Command::new("kill").args(["-INT", &training.id().to_string()]).status().expect("runs");
+    assert!(interrupted.success());
+    let rest: Vec<String> = said.collect();
+    let output = training.wait_with_output().expect("ends");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("stopping after this step")), "{rest:?}");
+    assert!(text.contains("saved run/checkpoints/step-000000"), "{text}");
+    assert!(!here.join("model").exists(), "an unfinished run writes no model");
+
+    let command = text.lines().find_map(|line| line.strip_prefix("go on with: ")).expect("the command to go on");
+    let again: Vec<&str> = command.split(' ').skip(1).collect();
+    assert_eq!(again, [&start[..], &shape, &["--resume"]].concat());
+    let text = succeed(bignas(here, &again));
+    assert!(text.contains("trained 36 steps; wrote model"), "{text}");
+    let model = Model::open(&here.join("model")).expect("a model directory");
+    assert_eq!((model.card.name.as_str(), &model.card.labels[..]), ("stripes", &CLASSES.map(str::to_owned)[..]));
+    let images = model.calibration_images().expect("reads").expect("ships with the model");
+    assert_eq!((images.count, images.size, images.channels), (64, 28, 1));
+
+    let budgets = ["--dataset", "Stripes", "--budgets", "3", "--mutations", "1", "--images", "64"];
+    succeed(bignas(here, &[&["search", "--model", "model", "--data", "images"], &budgets[..]].concat()));
+    let model = Model::open(&here.join("model")).expect("with a family");
+    assert!(!model.family.members.is_empty());
+    for member in &model.family.members {
+        let source = member.accuracy_source.as_ref().expect("a source");
+        assert_eq!((source.dataset.as_str(), source.images, source.kind), ("Stripes", 24, AccuracyKind::Measured));
+    }
+
+    let table = succeed(bignas(here, &["evaluate", "--model", "model", "--data", "images", "--predictions", "predictions.json"]));
+    let text = fs::read_to_string(here.join("predictions.json")).expect("written");
+    let predictions: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for member in &model.family.members {
+        let id = member.child.id().to_string();
+        let row = table.lines().find(|line| line.contains(&id)).expect("a row");
+        let accuracy = format!("{:.2}", 100.0 * member.accuracy.expect("measured"));
+        assert!(row.split_whitespace().any(|word| word == accuracy), "{row:?}, but the family says {accuracy}");
+        assert_eq!(predictions[&id].as_array().map(Vec::len), Some(24));
+    }
+
+    let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
+    assert!(text.contains("recalibrated on 64 images"), "{text}");
+    assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
+}
+
+/// Fewer images than a batch of the recalibration hold a run up no more than many do.
+#[test]
+fn a_handful_of_images_is_enough() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"));
+    for name in CLASSES {
+        for seed in 4..24 {
+            fs::remove_file(here.join(format!("images/train/{name}/{seed:02}.png"))).expect("removes");
+        }
+    }
+    let arguments = ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "1", "--batch-size", "4"];
+    succeed(bignas(here, &arguments));
+    let model = Model::open(&here.join("model")).expect("a model directory");
+    assert_eq!(model.card.calibration.map(|calibration| (calibration.images, calibration.batch)), Some((12, 12)));
+}

@@ -1,0 +1,193 @@
+//! Training runs on a tiny data set: resumed exactly, refused with a reason, stopped in time.
+#![cfg(feature = "train")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bignas::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
+use bignas::image::{Filter, Preprocessing};
+use bignas::space::{SearchSpace, layout, preset};
+use bignas::train::{Checkpoint, Job, Outcome, RunDirectory, TrainError, TrainSettings, run};
+use tempfile::TempDir;
+
+/// Images a step, and steps of an epoch.
+const BATCH: usize = 4;
+const STEPS: u64 = 2;
+
+/// libtorch has one generator of random numbers for all threads: one training at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A data set of 28×28 grey images, and a place for the run.
+struct Bench {
+    _one: MutexGuard<'static, ()>,
+    directory: TempDir,
+    space: SearchSpace,
+    settings: TrainSettings,
+    stop: AtomicBool,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let count = BATCH * STEPS as usize + 1;
+        let header = |dimensions: &[usize]| {
+            let mut bytes = vec![0, 0, 8, dimensions.len() as u8];
+            bytes.extend(dimensions.iter().flat_map(|&n| (n as u32).to_be_bytes()));
+            bytes
+        };
+        let pixels = (0..count * 28 * 28).map(|i| (i * 7919 % 251) as u8);
+        let images: Vec<u8> = header(&[count, 28, 28]).into_iter().chain(pixels).collect();
+        let labels: Vec<u8> = header(&[count]).into_iter().chain((0..count).map(|i| (i % 3) as u8)).collect();
+        for prefix in ["train", "t10k"] {
+            fs::write(directory.path().join(format!("{prefix}-images-idx3-ubyte")), &images).expect("writes");
+            fs::write(directory.path().join(format!("{prefix}-labels-idx1-ubyte")), &labels).expect("writes");
+        }
+        let settings = TrainSettings { epochs: 2, batch_size: BATCH, seed: 7, ..TrainSettings::default() };
+        let space = preset("fashion-mnist").expect("a preset");
+        Self { _one: one_at_a_time(), directory, space, settings, stop: AtomicBool::new(false) }
+    }
+
+    fn path(&self, run: &str) -> PathBuf {
+        self.directory.path().join(run)
+    }
+
+    fn source(&self, split: Split) -> Source {
+        let preprocessing =
+            Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.25], background: [0; 3] };
+        let images = ImageSet::open(self.directory.path(), split, DataOptions::new(&preprocessing)).expect("opens");
+        Source { images, preprocessing, augment: Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true } }
+    }
+
+    fn run(&self, name: &str, resume: bool) -> Result<Outcome, TrainError> {
+        let validation = self.source(Split::Test);
+        let job = Job {
+            space: &self.space,
+            train: Arc::new(self.source(Split::Train)),
+            validation: Some(&validation),
+            directory: &self.path(name),
+            threads: 1,
+            loader_threads: 1,
+            stop: &self.stop,
+        };
+        run(&job, &self.settings, resume)
+    }
+
+    /// Trains one step, then saves.
+    fn one_step(&self, name: &str, resume: bool) -> PathBuf {
+        self.stop.store(true, Ordering::Relaxed);
+        let outcome = self.run(name, resume);
+        self.stop.store(false, Ordering::Relaxed);
+        match outcome.expect("one step") {
+            Outcome::Stopped { checkpoint } => checkpoint,
+            Outcome::Finished { .. } => panic!("stopped runs are not finished"),
+        }
+    }
+
+    fn newest(&self, name: &str) -> Checkpoint {
+        RunDirectory::resume(&self.path(name), layout).expect("a checkpoint").1
+    }
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(path).expect("metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
+    let bench = Bench::new();
+    let Outcome::Finished { weights, provenance } = bench.run("whole", false).expect("trains") else { panic!("it was not stopped") };
+    assert_eq!((provenance.steps, provenance.images), (4, 9));
+
+    // In the middle of an epoch, at its end, and to the end of the run.
+    let first = bench.one_step("parts", false);
+    assert!(first.ends_with("checkpoints/step-00000001"), "{}", first.display());
+    assert_eq!(bench.newest("parts").state.step, 1);
+    bench.one_step("parts", true);
+    assert_eq!(bench.newest("parts").state.step, 2);
+    let Outcome::Finished { weights: resumed, provenance } = bench.run("parts", true).expect("resumes") else { panic!("not stopped") };
+
+    assert!(weights == resumed, "the weights differ");
+    assert_eq!(provenance.steps, 4);
+    let (whole, parts) = (bench.newest("whole"), bench.newest("parts"));
+    assert!(whole.weights == weights && whole.weights == parts.weights && whole.optimiser == parts.optimiser);
+    let kept = |run: &str| fs::read_dir(bench.path(run).join("checkpoints")).expect("checkpoints").count();
+    assert_eq!((kept("whole"), kept("parts")), (2, 2), "the newest, and one to fall back on");
+
+    let epochs = lines(&bench.path("whole").join("metrics.jsonl"));
+    let accuracies = |epoch: &serde_json::Value| (epoch["accuracy_biggest"].clone(), epoch["accuracy_smallest"].clone());
+    assert_eq!(epochs.len(), 2);
+    assert_eq!(epochs.last().map(accuracies), lines(&bench.path("parts").join("metrics.jsonl")).last().map(accuracies));
+}
+
+#[test]
+fn runs_that_cannot_start_say_why() {
+    let mut bench = Bench::new();
+    assert!(matches!(bench.run("none", true), Err(TrainError::NothingToResume { .. })));
+    bench.one_step("taken", false);
+    let message = bench.run("taken", false).expect_err("taken").to_string();
+    assert!(message.contains("already holds a run; resume it with --resume"), "{message}");
+
+    let before = bench.settings.clone();
+    bench.settings.seed += 1;
+    let message = bench.run("taken", true).expect_err("another seed").to_string();
+    assert!(message.contains("the settings changed since the run"), "{message}");
+    bench.settings = before;
+    bench.space = preset("cifar10").expect("a preset");
+    assert!(matches!(bench.run("colour", false), Err(TrainError::Channels { images: 1, space: 3 })));
+    assert!(!bench.path("colour").exists(), "nothing is made before the job is known to fit");
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_by_name() {
+    let bench = Bench::new();
+    let checkpoint = bench.one_step("run", false);
+    for file in ["state.json", "weights.safetensors", "momentum.safetensors", "mean_square.safetensors"] {
+        let path = checkpoint.join(file);
+        let whole = fs::read(&path).expect("reads");
+        let mut flipped = whole.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 0x80;
+        for damaged in [&whole[..whole.len() / 2], &flipped] {
+            fs::write(&path, damaged).expect("writes");
+            let message = bench.run("run", true).expect_err(file).to_string();
+            assert!(message.contains(file), "{message:?} lacks {file}");
+        }
+        fs::remove_file(&path).expect("removes");
+        assert!(matches!(bench.run("run", true), Err(TrainError::Io { .. })), "{file} is missing");
+        fs::write(&path, whole).expect("writes");
+    }
+    assert_eq!(bench.newest("run").state.step, 1, "restored, it is whole again");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
+    let mut bench = Bench::new();
+    bench.settings.schedule.rate_per_256 = 1e30;
+    bench.settings.schedule.warmup_epochs = 0.0;
+    let error = bench.run("fresh", false).expect_err("diverges");
+    assert!(matches!(error, TrainError::NotFinite { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("step 1") && message.contains("there is no checkpoint yet"), "{message}");
+    let rate = bench.settings.schedule.rate(1, 4, BATCH);
+    assert!(message.contains(&format!("learning rate {rate:.3e}")), "{message}");
+
+    // The same after a good step, of a run whose settings were edited.
+    bench.settings.schedule.rate_per_256 = 0.016;
+    let checkpoint = bench.one_step("good", false);
+    let path = checkpoint.join("state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+    state["settings"]["schedule"]["rate_per_256"] = 1e30.into();
+    fs::write(&path, state.to_string()).expect("writes");
+    bench.settings.schedule.rate_per_256 = 1e30;
+    let good = bench.newest("good");
+    let message = bench.run("good", true).expect_err("diverges").to_string();
+    let expected = format!("the last good checkpoint is {}", checkpoint.display());
+    assert!(message.contains("diverged") && message.contains(&expected), "{message}");
+    assert!(bench.newest("good") == good, "what is not a number is never saved");
+}
