@@ -126,6 +126,18 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
 }
 
 #[test]
+fn a_resumed_run_may_be_told_otherwise_and_remembers_what_held_before() {
+    let mut bench = Bench::new();
+    bench.one_step("run", false);
+    let before = bench.settings.clone();
+    bench.settings.schedule.rate_per_256 /= 2.0;
+    let Ok(Outcome::Finished { provenance, .. }) = bench.run("run", true) else { panic!("the run should finish") };
+    assert_eq!(provenance.settings, bench.settings);
+    let history: Vec<_> = provenance.history.iter().map(|phase| (phase.until_step, &phase.settings)).collect();
+    assert_eq!(history, [(1, &before)]);
+}
+
+#[test]
 fn runs_that_cannot_start_say_why() {
     let mut bench = Bench::new();
     assert!(matches!(bench.run("none", true), Err(TrainError::NothingToResume { .. })));
@@ -136,7 +148,7 @@ fn runs_that_cannot_start_say_why() {
     let before = bench.settings.clone();
     bench.settings.seed += 1;
     let message = bench.run("taken", true).expect_err("another seed").to_string();
-    assert!(message.contains("the settings changed since the run"), "{message}");
+    assert!(message.contains("the seed changed since the run"), "{message}");
     bench.settings = before;
     bench.space = preset("cifar10").expect("a preset");
     assert!(matches!(bench.run("colour", false), Err(TrainError::Channels { images: 1, space: 3 })));

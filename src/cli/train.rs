@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// Learning rate for a batch of 256 images; it is scaled to the batch
     #[arg(long)]
     learning_rate: Option<f64>,
+    /// Constant ending: the learning rate never falls below this fraction of its highest
+    #[arg(long)]
+    floor: Option<f64>,
     /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
@@ -69,13 +72,13 @@ pub(super) struct Args {
     /// Threads that read and crop images
     #[arg(long, default_value_t = 1, value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     loader_threads: u16,
-    /// Go on from the newest checkpoint of the run; settings are those that it was started with
+    /// Go on from the newest checkpoint of the run, with its settings but for what other flags change from here on
     #[arg(long)]
     resume: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let what = if args.resume { What::resumed(&args.run)? } else { What::from_args(args)? };
+    let what = if args.resume { What::resumed(args)? } else { What::from_args(args)? };
     let source = |split, augment: &Augment| -> Result<Source> {
         let options = DataOptions { class_names: what.classes.clone(), ..DataOptions::new(&what.preprocessing) };
         let images = ImageSet::open(&args.data, split, options)?;
@@ -142,10 +145,13 @@ struct What {
 }
 
 impl What {
-    fn resumed(run: &Path) -> Result<Self> {
-        let state = RunDirectory::peek(run)?;
-        let classes = Some(state.classes);
-        Ok(Self { space: state.space, preprocessing: state.preprocessing, augment: state.augment, classes, settings: state.settings })
+    /// What the run did so far, but for what the flags say.
+    fn resumed(args: &Args) -> Result<Self> {
+        let state = RunDirectory::peek(&args.run)?;
+        let told_augment = args.pad.is_some() || args.no_flip;
+        let augment = if told_augment { augment(args, &state.preprocessing) } else { state.augment };
+        let settings = settings(args, state.settings)?;
+        Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
     }
 
     fn from_args(args: &Args) -> Result<Self> {
@@ -157,16 +163,18 @@ impl What {
         preprocessing.validate()?;
         let augment = augment(args, &preprocessing);
         augment.validate()?;
-        Ok(Self { classes: args.labels.as_deref().map(read_lines).transpose()?, settings: settings(args)?, space, preprocessing, augment })
+        Ok(Self { classes: args.labels.as_deref().map(read_lines).transpose()?, settings: settings(args, TrainSettings::default())?, space, preprocessing, augment })
     }
 }
 
-fn settings(args: &Args) -> Result<TrainSettings> {
-    let mut settings: TrainSettings = args.settings.as_deref().map(read_json).transpose()?.unwrap_or_default();
+/// The settings of the file, else `base`, with what the flags change.
+fn settings(args: &Args, base: TrainSettings) -> Result<TrainSettings> {
+    let mut settings: TrainSettings = args.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
     settings.epochs = args.epochs.unwrap_or(settings.epochs);
     settings.batch_size = args.batch_size.map_or(settings.batch_size, usize::from);
     settings.seed = args.seed.unwrap_or(settings.seed);
     settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
+    settings.schedule.floor = args.floor.unwrap_or(settings.schedule.floor);
     Ok(settings)
 }
 

@@ -22,7 +22,7 @@ pub use input::Normaliser;
 pub use norm::{Norm, Recorder, Statistics};
 pub use optimiser::{OptimiserState, RmsProp, RmsPropSettings};
 pub use parameters::Parameters;
-pub use run_dir::{Checkpoint, RunDirectory, RunState};
+pub use run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 pub use sandwich::{Losses, Sandwich, resize};
 pub use schedule::Schedule;
 pub use settings::TrainSettings;

@@ -43,9 +43,24 @@ pub struct RunState {
     pub augment: Augment,
     /// Names of the classes.
     pub classes: Vec<String>,
+    /// What held before, where a resumed run was told otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Phase>,
     /// SHA-256 of every file of the checkpoint.
     #[serde(default)]
     pub sha256: BTreeMap<String, String>,
+}
+
+/// A part of a run, from the end of the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Updates done at its end.
+    pub until_step: u64,
+    /// What it was told.
+    pub settings: TrainSettings,
+    /// How it changed training images at random.
+    pub augment: Augment,
 }
 
 /// A checkpoint in memory.

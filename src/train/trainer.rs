@@ -12,7 +12,7 @@ use super::elastic::ElasticNet;
 use super::input::Normaliser;
 use super::optimiser::RmsProp;
 use super::progress::Progress;
-use super::run_dir::{Checkpoint, RunDirectory, RunState};
+use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 use super::sandwich::Sandwich;
 use super::settings::TrainSettings;
 use super::validation::Validation;
@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// How a sitting ended.
+/// How a run ended, for now or for good.
 #[derive(Debug)]
 pub enum Outcome {
     /// All epochs are done.
@@ -59,10 +59,13 @@ pub enum Outcome {
 /// How weights came about, for `model.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// What the run was told.
+    /// What the run was told, at its end.
     pub settings: TrainSettings,
-    /// How training images were changed at random.
+    /// How training images were changed at random, at its end.
     pub augment: crate::data::Augment,
+    /// What held before, where it was resumed with other settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Phase>,
     /// Updates made.
     pub steps: u64,
     /// Images in the training set.
@@ -130,9 +133,11 @@ impl<'a> Training<'a> {
         let expected = first_state(job, settings)?;
         let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
         check_unchanged(job.directory, &expected, &checkpoint.state)?;
+        let mut state = checkpoint.state;
+        state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights);
         let optimiser = RmsProp::resume(settings.optimiser.clone(), &net.parameters, &checkpoint.optimiser)?;
-        Ok(Self::new(job, run, checkpoint.state, net, optimiser))
+        Ok(Self::new(job, run, state, net, optimiser))
     }
 
     fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: RmsProp) -> Self {
@@ -209,6 +214,7 @@ impl<'a> Training<'a> {
         let provenance = Provenance {
             settings: self.state.settings,
             augment: self.state.augment,
+            history: self.state.history,
             steps: self.state.step,
             images: self.job.train.images.len(),
             seconds: self.state.seconds,
@@ -231,16 +237,31 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
         preprocessing: job.train.preprocessing.clone(),
         augment: job.train.augment.clone(),
         classes: job.train.images.classes().to_vec(),
+        history: Vec::new(),
         sha256: Default::default(),
     })
 }
 
+impl RunState {
+    /// Goes on with the settings and the augmentation of `told`, and remembers the own ones where they differ.
+    fn adopt(&mut self, told: Self) {
+        if (&self.settings, &self.augment) == (&told.settings, &told.augment) {
+            return;
+        }
+        let settings = std::mem::replace(&mut self.settings, told.settings);
+        let augment = std::mem::replace(&mut self.augment, told.augment);
+        self.history.push(Phase { until_step: self.step, settings, augment });
+    }
+}
+
+/// Whether a run can go on as `expected`: what the optimiser does and how images are changed may change on the way, but not
+/// what is trained, nor the order of the images.
 fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result<(), TrainError> {
     let checks = [
-        ("settings", expected.settings == saved.settings),
+        ("seed", expected.settings.seed == saved.settings.seed),
+        ("batch size", expected.settings.batch_size == saved.settings.batch_size),
         ("search space", expected.space == saved.space),
         ("preprocessing", expected.preprocessing == saved.preprocessing),
-        ("augmentation", expected.augment == saved.augment),
         ("list of classes", expected.classes == saved.classes),
         ("number of images", expected.steps_per_epoch == saved.steps_per_epoch),
     ];
