@@ -11,7 +11,7 @@ pub(super) struct LogOptions {
     #[arg(long, env = "BIGNAS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// Least level that is logged, or directives such as `warn,bignas::engine=debug`
-    #[arg(long, env = "BIGNAS_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, env = "BIGNAS_LOG_LEVEL", value_name = "LEVEL", default_value = "info,ort=warn")]
     log_level: Directives,
 }
 

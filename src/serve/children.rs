@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
@@ -15,12 +15,12 @@ use super::AppState;
 use super::ask::positive;
 use super::auth::Admin;
 use super::docs::{AddProblems, ChildProblems, ListProblems, OnnxProblems, RemoveProblems};
-use super::error::{ApiError, Code};
+use super::error::{ApiError, CREATED, Code, NO_CONTENT, NOT_MODIFIED};
 use super::request::read_json;
-use super::wire::{Asked, ChildDetails, Children, ChildrenFilter, NewChild};
-use crate::engine::{ChildStatus, ClassifyError};
+use super::wire::{Asked, ChildDetails, Children, ChildrenFilter, File, NewChild};
+use crate::engine::{AddError, ChildStatus, ClassifyError};
 use crate::files::sha256;
-use crate::space::ChildId;
+use crate::space::{Child, ChildId, ParseChildIdError};
 
 /// List the children
 ///
@@ -82,7 +82,7 @@ pub(super) async fn get(State(state): State<AppState>, id: Result<Path<String>, 
         (
             status = 200,
             description = "The graph.",
-            body = Vec<u8>,
+            body = File,
             content_type = "application/octet-stream",
             headers(("etag" = String, description = "Names the graph's very bytes."))
         ),
@@ -106,7 +106,7 @@ pub(super) async fn onnx(
     let is_known = known.flat_map(|list| list.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag);
     let etag = HeaderValue::from_str(&etag).map_err(ApiError::internal)?;
     if is_known {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+        return Ok((NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
     let name = HeaderValue::from_str(&format!("attachment; filename=\"{id}.onnx\"")).map_err(ApiError::internal)?;
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CONTENT_DISPOSITION, name), (ETAG, etag)];
@@ -136,20 +136,20 @@ pub(super) async fn onnx(
 )]
 pub(super) async fn add(_: Admin, State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let NewChild { choices } = read_json(request, &state.body_limits).await?;
-    let before: Vec<ChildId> = state.engine.children().iter().map(|child| child.child.id()).collect();
+    let id = Child::new(&state.engine.card().space, choices.0.clone()).map_err(AddError::from)?.id();
+    let is_known = state.engine.child(id).is_some();
     // A client that leaves, or a deadline that passes, does not stop what has begun.
     let adding = tokio::spawn({
         let engine = state.engine.clone();
         async move { engine.add(choices.0).await }
     });
     let child: ChildStatus = adding.await.map_err(ApiError::internal)??;
-    let id = child.child.id();
     let details = Json(ChildDetails::from(&child));
-    if before.contains(&id) {
+    if is_known {
         return Ok(details.into_response());
     }
     let location = HeaderValue::from_str(&format!("/children/{id}")).map_err(ApiError::internal)?;
-    Ok((StatusCode::CREATED, [(LOCATION, location)], details).into_response())
+    Ok((CREATED, [(LOCATION, location)], details).into_response())
 }
 
 /// Remove an added child
@@ -164,22 +164,18 @@ pub(super) async fn add(_: Admin, State(state): State<AppState>, request: Reques
     params(("id" = String, Path, description = "Id of the child.", pattern = "^[0-9a-f]{16}$", example = "0123456789abcdef")),
     responses((status = 204, description = "The child is gone."), RemoveProblems)
 )]
-pub(super) async fn remove(
-    _: Admin,
-    State(state): State<AppState>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<StatusCode, ApiError> {
+pub(super) async fn remove(_: Admin, State(state): State<AppState>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = parse(id)?;
     // Removing deletes files.
     let removing = tokio::task::spawn_blocking(move || state.engine.remove(id));
     removing.await.map_err(ApiError::internal)??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NO_CONTENT.into_response())
 }
 
 /// An id in a path; what cannot be an id names no child.
 fn parse(id: Result<Path<String>, PathRejection>) -> Result<ChildId, ApiError> {
     let Path(text) = id?;
-    text.parse().map_err(|error: crate::space::ParseChildIdError| ApiError::new(Code::UnknownChild, error.to_string()))
+    text.parse().map_err(|error: ParseChildIdError| ApiError::new(Code::UnknownChild, error.to_string()))
 }
 
 /// A graph that the engine and a response share.

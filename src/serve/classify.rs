@@ -14,7 +14,7 @@ use super::docs::ClassifyProblems;
 use super::error::{ApiError, Code};
 use super::predictions::top;
 use super::request;
-use super::wire::{BudgetReport, Classification, ClassifyForm, ClassifyJson, ImagePredictions, Prediction, Timing};
+use super::wire::{BudgetReport, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
 use crate::engine::{Answer, ChildStatus};
 use crate::image::{Patch, decode};
 
@@ -46,12 +46,12 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     request_body(
         description = "One or more images.",
         content(
-            (Vec<u8> = "image/jpeg"),
-            (Vec<u8> = "image/png"),
-            (Vec<u8> = "image/webp"),
-            (Vec<u8> = "image/gif"),
-            (Vec<u8> = "image/bmp"),
-            (Vec<u8> = "application/octet-stream"),
+            (File = "image/jpeg"),
+            (File = "image/png"),
+            (File = "image/webp"),
+            (File = "image/gif"),
+            (File = "image/bmp"),
+            (File = "application/octet-stream"),
             (ClassifyForm = "multipart/form-data"),
             (ClassifyJson = "application/json"),
         )
@@ -165,7 +165,8 @@ impl Phases {
         for (phase, time) in phases {
             state.engine.metrics().phase_seconds.with_label_values(&[phase]).observe(time.as_secs_f64());
         }
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        // Whole microseconds: what lies below is noise.
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let [decode, resolve, queue, inference] = phases.map(|(_, time)| ms(time));
         Timing { decode, resolve, queue, inference, total: ms(begin.elapsed()) }
     }

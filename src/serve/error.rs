@@ -1,4 +1,4 @@
-//! Problem documents (RFC 9457): the one place that knows which failure has which status code.
+//! Problem documents (RFC 9457), and the one place that knows status codes.
 //!
 //! A client gets a stable code and a sentence that names the remedy; the log gets the chain of causes, once.
 
@@ -17,6 +17,12 @@ use crate::image::DecodeError;
 
 /// The media type of a problem document.
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// Something was made.
+pub(super) const CREATED: StatusCode = StatusCode::CREATED;
+/// Done, and there is nothing to say.
+pub(super) const NO_CONTENT: StatusCode = StatusCode::NO_CONTENT;
+/// The client has it already.
+pub(super) const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
 /// When to try again where nothing better is known, in seconds.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -144,7 +150,8 @@ impl ApiError {
             next = error.source();
         }
         let (code, causes) = (self.0.code.name(), chain.join(": "));
-        if self.0.code.status().is_server_error() && !matches!(self.0.code, Code::NotReady | Code::ShuttingDown) {
+        // Other codes from 500 on say how the server is; they are no news to whoever runs it.
+        if self.0.code.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(code, detail = self.0.detail, causes, "failed");
         } else {
             tracing::debug!(code, detail = self.0.detail, causes, "refused");

@@ -57,7 +57,7 @@ async fn trace(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
 
-    let latency_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let latency_ms = (begin.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     let status = response.status().as_u16();
     let code = response.extensions().get::<Code>().map(|code| code.name());
     span.in_scope(|| {

@@ -22,10 +22,14 @@ use tower::ServiceExt;
 
 use super::AppState;
 use super::settings::ServeOptions;
+use super::stall::StallLimit;
 use crate::engine::Engine;
 
 /// How long accepting rests after an error such as "too many open files", which trying at once would only repeat.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// A request's head is at most this long.
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// A port that cannot be listened on.
 #[derive(Debug, Error)]
@@ -147,6 +151,8 @@ impl Signals {
 struct Connections {
     router: Router,
     protocol: http1::Builder,
+    /// How long a client may stop reading its answer.
+    stall_limit: Duration,
     state: AppState,
     /// A permit for each connection that may be open.
     slots: Arc<Semaphore>,
@@ -156,9 +162,19 @@ struct Connections {
 impl Connections {
     fn new(router: Router, state: &AppState, options: &ServeOptions) -> Self {
         let mut protocol = http1::Builder::new();
-        protocol.timer(TokioTimer::new()).header_read_timeout(Duration::from_millis(options.header_timeout_ms));
+        protocol
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(options.header_timeout_ms))
+            .max_header_size(MAX_HEAD_BYTES);
         let slots = usize::try_from(options.max_connections).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { router, protocol, state: state.clone(), slots: Arc::new(Semaphore::new(slots)), watched: GracefulShutdown::new() }
+        Self {
+            router,
+            protocol,
+            stall_limit: Duration::from_millis(options.body_timeout_ms),
+            state: state.clone(),
+            slots: Arc::new(Semaphore::new(slots)),
+            watched: GracefulShutdown::new(),
+        }
     }
 
     /// Accepts connections as long as it is polled. At the limit, new ones wait in the system's queue.
@@ -182,7 +198,8 @@ impl Connections {
         }
         let router = self.router.clone();
         let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
-        let connection = self.watched.watch(self.protocol.serve_connection(TokioIo::new(stream), service));
+        let connection =
+            self.watched.watch(self.protocol.serve_connection(TokioIo::new(StallLimit::new(stream, self.stall_limit)), service));
         let open = OpenConnection::new(&self.state, slot);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -21,6 +21,7 @@ mod listen;
 mod predictions;
 mod request;
 mod settings;
+mod stall;
 mod wire;
 
 use std::ops::Deref;
@@ -39,7 +40,8 @@ pub use listen::{BindError, announcement, bind, listen};
 pub use settings::{AdminKey, AdminKeyError, ServeOptions};
 pub use wire::{
     Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
-    ClassifyJson, Device, Health, ImagePredictions, NewChild, Prediction, Problem, Readiness, Smallest, SourceName, StateName, Timing,
+    ClassifyJson, Device, File, Health, ImagePredictions, NewChild, Prediction, Problem, Readiness, Smallest, SourceName, StateName,
+    Timing,
 };
 
 use crate::engine::Engine;

@@ -223,3 +223,102 @@ fn too_large(limit: usize) -> ApiError {
 fn too_many(limit: usize) -> ApiError {
     ApiError::new(Code::TooManyImages, format!("the request has more images than the limit of {limit}; send them in several requests"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask::Select;
+    use super::*;
+
+    const LIMITS: BodyLimits = BodyLimits { bytes: 1000, images: 2, timeout: Duration::from_secs(5) };
+    const FORM: &str = "multipart/form-data; boundary=xx";
+
+    fn request(content_type: &str, body: impl Into<Body>) -> Request {
+        let builder = Request::builder().method("POST").uri("/classify?top_k=3");
+        let builder = if content_type.is_empty() { builder } else { builder.header(CONTENT_TYPE, content_type) };
+        builder.body(body.into()).unwrap()
+    }
+
+    /// A form with the given headers and contents as parts.
+    fn form(parts: &[(&str, &str)]) -> String {
+        let part = |(headers, content): &(&str, &str)| format!("--xx\r\nContent-Disposition: form-data; {headers}\r\n\r\n{content}\r\n");
+        parts.iter().map(part).collect::<String>() + "--xx--\r\n"
+    }
+
+    #[tokio::test]
+    async fn every_form_of_body_brings_its_images() {
+        let image = ("name=\"image\"; filename=\"a.png\"", "first");
+        let typed = ("name=\"image\"; filename=\"b.png\"\r\nContent-Type: image/png", "second");
+        let cases: [(&str, String, &[&str]); 8] = [
+            ("image/png", "bytes".to_owned(), &["bytes"]),
+            ("IMAGE/JPEG; q=1", "bytes".to_owned(), &["bytes"]),
+            ("application/octet-stream", "bytes".to_owned(), &["bytes"]),
+            ("", "bytes".to_owned(), &["bytes"]),
+            ("application/json; charset=utf-8", r#"{"image": "Ynl0ZXM="}"#.to_owned(), &["bytes"]),
+            ("application/json", r#"{"image": ["Ynl0ZXM", "Ynl0ZXM="]}"#.to_owned(), &["bytes", "bytes"]),
+            (FORM, form(&[image]), &["first"]),
+            (FORM, form(&[image, typed]), &["first", "second"]),
+        ];
+        for (content_type, body, expected) in cases {
+            let read = read(request(content_type, body.clone()), &LIMITS).await.unwrap();
+            assert_eq!(read.images, expected, "{content_type}: {body}");
+            assert_eq!(read.ask.top_k, Some(3));
+        }
+    }
+
+    #[tokio::test]
+    async fn fields_may_come_in_the_body() {
+        let json = r#"{"image": "Ynl0ZXM=", "mflops": 2.5, "child": null}"#.to_owned();
+        let parts = form(&[("name=\"mflops\"", "2.5"), ("name=\"image\"", "bytes")]);
+        for (content_type, body) in [("application/json", json), (FORM, parts)] {
+            let read = read(request(content_type, body), &LIMITS).await.unwrap();
+            let Select::Within(budget) = read.ask.select else { panic!("{:?}", read.ask) };
+            assert_eq!(budget.mflops, Some(2.5), "{content_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_classification_is_refused() {
+        let image = ("name=\"image\"", "bytes");
+        let json = "application/json";
+        let cases: [(&str, String, Code, &str); 17] = [
+            ("text/plain", "bytes".to_owned(), Code::UnsupportedMediaType, "send one of image/jpeg"),
+            ("image/svg+xml", "<svg/>".to_owned(), Code::UnsupportedMediaType, "send one of"),
+            ("image/png", String::new(), Code::EmptyBody, ""),
+            ("image/png", "x".repeat(1001), Code::BodyTooLarge, "limit of 1000 bytes"),
+            (json, "{".to_owned(), Code::InvalidRequest, "line 1 column 1"),
+            (json, r#"{"mflops": 1}"#.to_owned(), Code::InvalidRequest, "missing field `image`"),
+            (json, r#"{"image": 5}"#.to_owned(), Code::InvalidRequest, "expected an image in base64"),
+            (json, r#"{"image": "*"}"#.to_owned(), Code::InvalidRequest, "not base64"),
+            (json, r#"{"image": []}"#.to_owned(), Code::InvalidRequest, "no image"),
+            (json, r#"{"image": "", "image": ""}"#.to_owned(), Code::InvalidRequest, "duplicate field"),
+            (json, r#"{"image": "", "size": 5}"#.to_owned(), Code::InvalidRequest, "unknown field `size`"),
+            (json, r#"{"image": "", "params": -1}"#.to_owned(), Code::InvalidRequest, "expected u64"),
+            (FORM, "not a form".to_owned(), Code::InvalidRequest, "malformed"),
+            (FORM, form(&[("name=\"mflops\"", "2")]), Code::InvalidRequest, "no image"),
+            (FORM, form(&[image, image, image]), Code::TooManyImages, "limit of 2"),
+            (FORM, form(&[image, ("name=\"top_k\"", "1")]), Code::InvalidRequest, "top_k is given more than once"),
+            (FORM, form(&[("name=\"image\"\r\nContent-Type: text/plain", "x")]), Code::UnsupportedMediaType, "part `image`"),
+        ];
+        for (content_type, body, code, detail) in cases {
+            let error = read(request(content_type, body.clone()), &LIMITS).await.expect_err(&body);
+            assert_eq!(error.code(), code, "{content_type}: {body}: {error}");
+            assert!(error.to_string().contains(detail), "{error:?} lacks {detail:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn compressed_bodies_are_refused() {
+        for (coding, accepted) in [("gzip", false), ("br", false), ("identity", true)] {
+            let mut request = request("image/png", "bytes");
+            request.headers_mut().insert(CONTENT_ENCODING, coding.parse().unwrap());
+            assert_eq!(read(request, &LIMITS).await.is_ok(), accepted, "{coding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_above_the_limit_is_refused_unread() {
+        let mut request = request("image/png", "short");
+        request.headers_mut().insert(CONTENT_LENGTH, 1001.into());
+        assert_eq!(read(request, &LIMITS).await.unwrap_err().code(), Code::BodyTooLarge);
+    }
+}

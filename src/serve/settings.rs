@@ -41,7 +41,7 @@ pub struct ServeOptions {
     /// Milliseconds that a connection may wait for a complete request head, also between requests
     #[arg(long, env = "BIGNAS_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = 15_000, value_parser = at_least_one())]
     pub header_timeout_ms: u64,
-    /// Milliseconds that a request's body may take to arrive
+    /// Milliseconds that a request's body may take to arrive, and that a client may stop reading its answer
     #[arg(long, env = "BIGNAS_BODY_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000, value_parser = at_least_one())]
     pub body_timeout_ms: u64,
     /// Open connections at most; more wait until one closes

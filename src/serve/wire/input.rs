@@ -9,7 +9,7 @@ use crate::space::ChildId;
 
 /// A classification as JSON.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with the member `image`")]
 pub struct ClassifyJson {
     /// An image file in base64, or several.
     #[schema(value_type = ImagesDoc)]
@@ -60,6 +60,12 @@ pub struct ClassifyForm {
     #[schema(minimum = 1)]
     top_k: Option<usize>,
 }
+
+/// The bytes of a file as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "describes bytes that no type holds")]
+pub struct File(Vec<u8>);
 
 /// One base64 text or several, not decoded yet.
 #[derive(Debug)]
@@ -131,7 +137,7 @@ pub struct ChildrenFilter {
 
 /// A child to add.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with the member `choices`")]
 pub struct NewChild {
     /// What makes the child; each choice must be one that the model's search space offers.
     pub choices: ChildChoices,

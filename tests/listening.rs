@@ -1,0 +1,222 @@
+//! The real binary on a real port: what it prints, what it cuts off, and how it stops.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::TestModel;
+
+/// A running server; it is killed when a test fails before it stops.
+struct Server {
+    process: Child,
+    address: SocketAddr,
+    announced: [String; 2],
+    _model: TestModel,
+    _cache: tempfile::TempDir,
+}
+
+fn command(model: &TestModel, cache: &tempfile::TempDir, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
+    command.arg("serve").arg("--model").arg(model.path()).arg("--cache-dir").arg(cache.path());
+    if !flags.contains(&"--port") {
+        command.args(["--port", "0"]);
+    }
+    command.args(["--warm-up", "false"]).args(flags).stderr(Stdio::piped());
+    command
+}
+
+impl Server {
+    fn start(flags: &[&str]) -> Self {
+        let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+        std::fs::write(model.path().join("example.png"), b"not opened here").unwrap();
+        let mut process = command(&model, &cache, flags).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let announced = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+        let address = announced[0].rsplit_once("http://").unwrap().1.parse().unwrap();
+        Self { process, address, announced, _model: model, _cache: cache }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    }
+
+    /// Sends `text` and reads until the server closes the connection.
+    fn exchange(&self, text: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        read_to_close(&mut stream)
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// Waits until a request that was sent is being answered, beside the one that asks.
+    fn wait_for_flight(&self) {
+        while !self.get("/metrics").contains("bignas_http_requests_in_flight 2") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits until the process has ended by itself; its log is returned.
+    fn wait(mut self) -> String {
+        assert!(self.process.wait().unwrap().success());
+        let mut log = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn read_to_close(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn status(response: &str) -> &str {
+    response.split_whitespace().nth(1).unwrap_or_default()
+}
+
+#[test]
+fn it_says_where_it_serves_and_what_to_try() {
+    let server = Server::start(&[]);
+    let [first, second] = &server.announced;
+    assert!(first.starts_with("serving test (6 children, 0.85–10.36 MFLOPs) on http://127.0.0.1:"), "{first}");
+    let url = format!("'http://{}/classify?mflops=", server.address);
+    assert!(second.starts_with("try: curl -F image=@") && second.contains("example.png ") && second.contains(&url), "{second}");
+    assert_eq!(status(&server.get("/healthz")), "200");
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let server = Server::start(&[]);
+    let port = server.address.port().to_string();
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let fail = |flags: &[&str]| {
+        let output = command(&model, &cache, flags).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let message = fail(&["--port", &port]);
+    assert!(message.contains(&format!("port {port} on 127.0.0.1 is taken")) && message.contains("--port"), "{message}");
+
+    let weights = model.path().join("weights.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let message = fail(&[]);
+    assert!(message.contains("weights.safetensors has SHA-256"), "{message}");
+    std::fs::remove_file(&weights).unwrap();
+    let message = fail(&[]);
+    assert!(message.contains("cannot access") && message.contains("weights.safetensors"), "{message}");
+}
+
+#[test]
+fn what_never_ends_is_cut_off() {
+    let server = Server::start(&["--header-timeout-ms", "200", "--body-timeout-ms", "200"]);
+    let cases = [
+        ("silence", "", ""),
+        ("a head that never ends", "GET /healthz HTTP/1.1\r\nhost: te", ""),
+        ("an idle connection", "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n", "200"),
+        ("a body that never ends", "POST /classify HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nabc", "408"),
+        ("chunks that never end", "POST /classify HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", "408"),
+        ("no HTTP", "HELO test\r\n\r\n", "400"),
+    ];
+    for (what, text, expected) in cases {
+        assert_eq!(status(&server.exchange(text)), expected, "{what}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nhost: test\r\nx-long: {}\r\n\r\n", "a".repeat(40_000));
+    let many = format!("GET / HTTP/1.1\r\nhost: test\r\n{}\r\n", "x-many: a\r\n".repeat(1000));
+    for head in [long, many] {
+        assert_eq!(status(&server.exchange(&head)), "431");
+    }
+    assert_eq!(status(&server.get("/healthz")), "200");
+}
+
+#[test]
+fn a_body_above_the_limit_is_answered_even_to_a_client_that_sends_it_all() {
+    let server = Server::start(&["--max-body-bytes", "1000"]);
+    let body = "x".repeat(1 << 20);
+    let length = format!("content-length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    for rest in [length, chunked] {
+        let response =
+            server.exchange(&format!("POST /classify HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: image/png\r\n{rest}"));
+        assert_eq!(status(&response), "413", "{response}");
+    }
+    // Whoever asks for leave is refused before sending.
+    let response = server
+        .exchange("POST /classify HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 1001\r\n\r\n");
+    assert_eq!(status(&response), "413", "{response}");
+}
+
+#[test]
+fn connections_are_limited_and_wait_for_their_turn() {
+    let server = Server::start(&["--max-connections", "2", "--header-timeout-ms", "300"]);
+    let _idle = [server.connect(), server.connect()];
+    // Answered once the idle ones are cut off.
+    assert_eq!(status(&server.get("/healthz")), "200");
+}
+
+#[test]
+fn a_deadline_covers_the_whole_request() {
+    let server = Server::start(&["--timeout-ms", "100"]);
+    let mut stream = server.connect();
+    stream.write_all(b"POST /classify HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 9\r\n\r\nabc").unwrap();
+    assert_eq!(status(&read_to_close(&mut stream)), "504");
+}
+
+#[test]
+fn draining_refuses_nothing_that_was_accepted() {
+    let server = Server::start(&["--drain-pause-ms", "1000", "--log-format", "json"]);
+    let body = "not an image";
+    let mut slow = server.connect();
+    let (begin, end) = body.split_at(3);
+    let head = format!("POST /classify HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{begin}", body.len());
+    slow.write_all(head.as_bytes()).unwrap();
+    server.wait_for_flight();
+    server.signal("TERM");
+
+    let ready = std::iter::repeat_with(|| server.get("/readyz")).find(|reply| reply.contains("shutting_down")).unwrap();
+    assert_eq!(status(&ready), "503");
+    assert_eq!(status(&server.get("/healthz")), "200", "connections are accepted during the pause");
+    while TcpStream::connect(server.address).is_ok() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    slow.write_all(end.as_bytes()).unwrap();
+    let answer = read_to_close(&mut slow);
+    assert!(status(&answer) == "400" && answer.contains("invalid_image"), "{answer}");
+
+    let log = server.wait();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answered = lines.iter().find(|line| line["code"] == "invalid_image").unwrap();
+    assert!(answered["status"] == 400 && answered["latency_ms"].is_f64() && answered["span"]["path"] == "/classify", "{answered}");
+    assert_eq!(lines.last().unwrap()["message"], "stopped");
+}
+
+#[test]
+fn the_drain_limit_ends_what_does_not_finish() {
+    let server = Server::start(&["--drain-limit-ms", "100"]);
+    let mut stuck = server.connect();
+    stuck.write_all(b"POST /classify HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nabc").unwrap();
+    server.wait_for_flight();
+    server.signal("INT");
+    assert!(server.wait().contains("stopped with requests in flight"));
+}
