@@ -2,18 +2,17 @@
 //!
 //! A client gets a stable code and a sentence that names the remedy; the log gets the chain of causes, once.
 
+mod convert;
+
 use std::error::Error;
 use std::fmt;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::wire::{Problem, Smallest};
-use crate::engine::{AddError, BuildError, ClassifyError, RemoveError, ResolveError};
-use crate::image::DecodeError;
 
 /// The media type of a problem document.
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -201,93 +200,6 @@ fn required_header(code: Code) -> Option<(HeaderName, HeaderValue)> {
     (code == Code::Unauthorized).then(|| (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"bignas\"")))
 }
 
-impl From<ResolveError> for ApiError {
-    fn from(error: ResolveError) -> Self {
-        match error {
-            ResolveError::Budget { mflops, params, latency_ms } => {
-                let mut problem = Self::new(Code::BudgetTooSmall, error.to_string());
-                problem.0.smallest = Some(Smallest { mflops, params, latency_ms });
-                problem
-            }
-            ResolveError::Accuracy { best, .. } => {
-                let mut problem = Self::new(Code::AccuracyOutOfReach, error.to_string());
-                problem.0.best_accuracy = best;
-                problem
-            }
-            ResolveError::Unmeasured => Self::new(Code::NotReady, error.to_string()),
-        }
-    }
-}
-
-impl From<ClassifyError> for ApiError {
-    fn from(error: ClassifyError) -> Self {
-        match error {
-            ClassifyError::Unknown(_) => Self::new(Code::UnknownChild, error.to_string()),
-            ClassifyError::Overloaded { retry_after_s } => {
-                let mut problem = Self::new(Code::Overloaded, error.to_string());
-                problem.0.retry_after_s = Some(retry_after_s);
-                problem
-            }
-            ClassifyError::ShuttingDown => Self::new(Code::ShuttingDown, error.to_string()),
-            ClassifyError::Build(error) => error.into(),
-            ClassifyError::Runtime(_) | ClassifyError::WorkerLost => Self::of(Code::Internal, error),
-        }
-    }
-}
-
-impl From<BuildError> for ApiError {
-    fn from(error: BuildError) -> Self {
-        let code = match error {
-            BuildError::Busy { .. } => Code::Overloaded,
-            BuildError::NoCalibration(_) => Code::NoCalibration,
-            _ => Code::BuildFailed,
-        };
-        Self::of(code, error)
-    }
-}
-
-impl From<AddError> for ApiError {
-    fn from(error: AddError) -> Self {
-        match error {
-            AddError::Outside(_) => Self::new(Code::OutsideSpace, error.to_string()),
-            AddError::Full { .. } => Self::new(Code::TooManyChildren, error.to_string()),
-            AddError::Build(error) => error.into(),
-        }
-    }
-}
-
-impl From<RemoveError> for ApiError {
-    fn from(error: RemoveError) -> Self {
-        let code = match error {
-            RemoveError::Unknown(_) => Code::UnknownChild,
-            RemoveError::Family(_) => Code::FamilyMember,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<DecodeError> for ApiError {
-    fn from(error: DecodeError) -> Self {
-        let code = match error {
-            DecodeError::TooLarge { .. } => Code::ImageTooLarge,
-            _ => Code::InvalidImage,
-        };
-        Self::of(code, error)
-    }
-}
-
-impl From<QueryRejection> for ApiError {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(Code::InvalidRequest, rejection.body_text())
-    }
-}
-
-impl From<PathRejection> for ApiError {
-    fn from(rejection: PathRejection) -> Self {
-        Self::new(Code::UnknownRoute, rejection.body_text())
-    }
-}
-
 /// The problem that stands for a response which carries an error status but no problem document: those of the framework.
 pub(super) fn foreign(status: StatusCode) -> ApiError {
     let code = match status {
@@ -309,6 +221,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::engine::{AddError, BuildError, ClassifyError, RemoveError, ResolveError};
+    use crate::image::DecodeError;
     use crate::space::ChildId;
 
     async fn parts(error: ApiError) -> (StatusCode, axum::http::HeaderMap, Value) {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`listen()`] owns the sockets; [`app`] is the router behind them and can be tested without any. Handlers are thin: they
-//! read a request, ask the engine, and answer in the types of [`wire`]. Decoding runs on blocking threads, networks run on
+//! read a request, ask the engine, and answer in the types of `wire`. Decoding runs on blocking threads, networks run on
 //! the engine's workers; nothing here computes on an asynchronous thread.
 
 mod ask;
