@@ -163,7 +163,13 @@ impl What {
         preprocessing.validate()?;
         let augment = augment(args, &preprocessing);
         augment.validate()?;
-        Ok(Self { classes: args.labels.as_deref().map(read_lines).transpose()?, settings: settings(args, TrainSettings::default())?, space, preprocessing, augment })
+        Ok(Self {
+            classes: args.labels.as_deref().map(read_lines).transpose()?,
+            settings: settings(args, TrainSettings::default())?,
+            space,
+            preprocessing,
+            augment,
+        })
     }
 }
 

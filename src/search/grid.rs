@@ -16,7 +16,8 @@ pub struct Grid {
     pub depth: Vec<f64>,
     /// Multipliers of all channels and expansions.
     pub width: Vec<f64>,
-    /// Fractions of the stages, from the last backwards, that take their largest kernel; the others take their smallest.
+    /// Fractions of the stages with a choice of kernels, from the last backwards, that take the largest; the others take the
+    /// smallest.
     pub kernel: Vec<f64>,
 }
 
@@ -54,8 +55,10 @@ impl Grid {
 }
 
 fn skeleton(space: &SearchSpace, resolution: usize, depth: f64, width: f64, kernel: f64) -> Choices {
-    let large_kernels = (kernel * space.stages.len() as f64).round() as usize;
-    let first_large = space.stages.len().saturating_sub(large_kernels);
+    // A stage without a choice of kernels would make two fractions the same network.
+    let choosing: Vec<usize> = (0..space.stages.len()).filter(|&index| space.stages[index].kernel.len() > 1).collect();
+    let large = (kernel * choosing.len() as f64).round() as usize;
+    let first_large = choosing.iter().rev().take(large).last().copied().unwrap_or(space.stages.len());
     let stage = |(index, stage): (usize, &Stage)| {
         let kernel = at(&stage.kernel, if index >= first_large { 1.0 } else { 0.0 });
         StageChoices::uniform(at(&stage.depth, depth), at(&stage.channels, width), kernel, at(&stage.expansion, width))
