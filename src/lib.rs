@@ -7,6 +7,9 @@
 //!
 //! The modules below stand in the order in which data flows; each imports only what stands above it.
 
+// Not in Cargo.toml: tests may unwrap, and clippy does not take the helpers of an integration test for tests.
+#![warn(clippy::unwrap_used)]
+
 pub mod files;
 pub mod space;
 

@@ -1,5 +1,7 @@
 //! The `bignas` command line.
 
+#![warn(clippy::unwrap_used)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

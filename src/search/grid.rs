@@ -58,7 +58,7 @@ fn skeleton(space: &SearchSpace, resolution: usize, depth: f64, width: f64, kern
     // A stage without a choice of kernels would make two fractions the same network.
     let choosing: Vec<usize> = (0..space.stages.len()).filter(|&index| space.stages[index].kernel.len() > 1).collect();
     let large = (kernel * choosing.len() as f64).round() as usize;
-    let first_large = choosing.iter().rev().take(large).last().copied().unwrap_or(space.stages.len());
+    let first_large = choosing.get(choosing.len().saturating_sub(large)).copied().unwrap_or(space.stages.len());
     let stage = |(index, stage): (usize, &Stage)| {
         let kernel = at(&stage.kernel, if index >= first_large { 1.0 } else { 0.0 });
         StageChoices::uniform(at(&stage.depth, depth), at(&stage.channels, width), kernel, at(&stage.expansion, width))

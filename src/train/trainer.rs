@@ -47,7 +47,7 @@ pub enum Outcome {
         /// The single-stage model.
         weights: Weights,
         /// How it came about.
-        provenance: Provenance,
+        provenance: Box<Provenance>,
     },
     /// The run was stopped and can be resumed.
     Stopped {
@@ -219,7 +219,7 @@ impl<'a> Training<'a> {
             images: self.job.train.images.len(),
             seconds: self.state.seconds,
         };
-        Outcome::Finished { weights: self.net.to_weights(), provenance }
+        Outcome::Finished { weights: self.net.to_weights(), provenance: Box::new(provenance) }
     }
 }
 
