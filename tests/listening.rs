@@ -1,4 +1,4 @@
-//! The real binary on a real port: what it prints, what it cuts off, and how it stops.
+//! What happens on the wire: the real binary and clients that behave as no library does.
 
 mod common;
 
@@ -18,21 +18,14 @@ struct Server {
     _cache: tempfile::TempDir,
 }
 
-fn command(model: &TestModel, cache: &tempfile::TempDir, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
-    command.arg("serve").arg("--model").arg(model.path()).arg("--cache-dir").arg(cache.path());
-    if !flags.contains(&"--port") {
-        command.args(["--port", "0"]);
-    }
-    command.args(["--warm-up", "false"]).args(flags).stderr(Stdio::piped());
-    command
-}
-
 impl Server {
     fn start(flags: &[&str]) -> Self {
         let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
         std::fs::write(model.path().join("example.png"), b"not opened here").unwrap();
-        let mut process = command(&model, &cache, flags).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
+        command.arg("serve").arg("--model").arg(model.path()).arg("--cache-dir").arg(cache.path());
+        command.args(["--port", "0", "--warm-up", "false"]).args(flags);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let announced = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
         let address = announced[0].rsplit_once("http://").unwrap().1.parse().unwrap();
@@ -106,29 +99,6 @@ fn it_says_where_it_serves_and_what_to_try() {
 }
 
 #[test]
-fn a_start_that_fails_says_why() {
-    let server = Server::start(&[]);
-    let port = server.address.port().to_string();
-    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    let fail = |flags: &[&str]| {
-        let output = command(&model, &cache, flags).output().unwrap();
-        assert!(!output.status.success() && output.stdout.is_empty());
-        String::from_utf8(output.stderr).unwrap()
-    };
-    let message = fail(&["--port", &port]);
-    assert!(message.contains(&format!("port {port} on 127.0.0.1 is taken")) && message.contains("--port"), "{message}");
-
-    let weights = model.path().join("weights.safetensors");
-    let bytes = std::fs::read(&weights).unwrap();
-    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    let message = fail(&[]);
-    assert!(message.contains("weights.safetensors has SHA-256"), "{message}");
-    std::fs::remove_file(&weights).unwrap();
-    let message = fail(&[]);
-    assert!(message.contains("cannot access") && message.contains("weights.safetensors"), "{message}");
-}
-
-#[test]
 fn what_never_ends_is_cut_off() {
     let server = Server::start(&["--header-timeout-ms", "200", "--body-timeout-ms", "200"]);
     let cases = [
@@ -165,14 +135,6 @@ fn a_body_above_the_limit_is_answered_even_to_a_client_that_sends_it_all() {
     let response = server
         .exchange("POST /classify HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 1001\r\n\r\n");
     assert_eq!(status(&response), "413", "{response}");
-}
-
-#[test]
-fn connections_are_limited_and_wait_for_their_turn() {
-    let server = Server::start(&["--max-connections", "2", "--header-timeout-ms", "300"]);
-    let _idle = [server.connect(), server.connect()];
-    // Answered once the idle ones are cut off.
-    assert_eq!(status(&server.get("/healthz")), "200");
 }
 
 #[test]
