@@ -16,8 +16,8 @@ use bignas::slice::slice;
 use bignas::space::{Child, Choices, Plan, SearchSpace, StageChoices, layout, preset};
 use criterion::{BenchmarkId, Criterion};
 
-/// Images of a recalibration, and how many form a batch.
-const IMAGES: usize = 64;
+/// Images of a recalibration, few and many, and how many form a batch.
+const IMAGES: [usize; 2] = [64, 512];
 const BATCH: usize = 32;
 /// Pairs of measurements behind the ratio.
 const PAIRS: usize = 5;
@@ -43,8 +43,8 @@ fn main() {
     for (name, child) in &children {
         bench.first_answer(&mut criterion, name, child);
     }
-    for (name, child) in &children[..1] {
-        bench.recalibration_ratio(name, child);
+    for images in IMAGES {
+        bench.recalibration_ratio("smallest", &bench.space.smallest(), images);
     }
     criterion.final_summary();
 }
@@ -89,17 +89,17 @@ impl Bench {
     }
 
     /// Recalibration and plain inference over the same images on all cores, pair by pair.
-    fn recalibration_ratio(&self, name: &str, child: &Child) {
+    fn recalibration_ratio(&self, name: &str, child: &Child, count: usize) {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let plan = Plan::new(&self.space, child, self.labels.len());
         let net = slice(&self.weights, &plan).expect("slices");
         let file = self.export(&net, &unit_statistics(&plan));
-        let images = noise(IMAGES, self.preprocessing.crop);
+        let images = noise(count, self.preprocessing.crop);
         let mut network = Network::load(&self.runtime, &file, "bench", threads).expect("loads");
         let per_image = 3 * child.resolution() * child.resolution();
         let mut plain = || {
             let mut input = vec![0.0; BATCH * per_image];
-            for batch in 0..IMAGES / BATCH {
+            for batch in 0..count / BATCH {
                 for (i, out) in input.chunks_exact_mut(per_image).enumerate() {
                     let patch = images.patch(batch * BATCH + i).expect("there are enough");
                     patch.write_input(child.resolution() as u32, &self.preprocessing, out).expect("fits");
@@ -115,7 +115,7 @@ impl Bench {
         let mut ratios: Vec<f64> = (0..PAIRS).map(|_| seconds(recalibrated) / seconds(&mut plain)).collect();
         ratios.sort_by(f64::total_cmp);
         let (low, median, high) = (ratios[0], ratios[PAIRS / 2], ratios[PAIRS - 1]);
-        println!("recalibration / plain inference, {name} child, {IMAGES} images: median {median:.2} ({low:.2} to {high:.2})");
+        println!("recalibration / plain inference, {name} child, {count} images: median {median:.2} ({low:.2} to {high:.2})");
     }
 }
 

@@ -124,7 +124,7 @@ impl Job<'_> {
     /// The outputs of every `step`-th batch from `first` on.
     fn run_every(&self, first: usize, step: usize, batch_count: usize) -> Result<Vec<Outputs>, CalibrateError> {
         let what = format!("the calibration of child {}", self.child);
-        let mut network = Network::load(self.runtime, self.graph, &what, 1)?;
+        let mut network = Network::load_for_few_runs(self.runtime, self.graph, &what, 1)?;
         let size = self.batches.size;
         let mut input = vec![0.0; size * network.input_shape().iter().product::<usize>()];
         let run = |batch| {

@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::proto::{
-    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, Model, Node, OperatorSet, Shape, StringEntry, TensorType,
-    Type, ValueInfo,
+    Attribute, AttributeType, Constant, Dimension, DimensionValue, FLOAT, Graph, INT64, Model, Node, OperatorSet, Shape, StringEntry,
+    TensorType, Type, ValueInfo,
 };
 
 /// The operator set that all graphs use.
@@ -59,6 +59,13 @@ impl GraphBuilder {
         let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let dims = shape.iter().map(|&n| n as i64).collect();
         self.constants.push(Constant { dims, data_type: FLOAT, name: name.to_owned(), raw_data });
+        name.to_owned()
+    }
+
+    /// Adds a list of integers, such as a shape.
+    pub fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constants.push(Constant { dims: vec![values.len() as i64], data_type: INT64, name: name.to_owned(), raw_data });
         name.to_owned()
     }
 

@@ -1,6 +1,6 @@
 //! From a sliced network to graph nodes; the one place that knows how each layer is written in ONNX.
 
-use super::graph::{Dim, GraphBuilder, Value};
+use super::graph::{GraphBuilder, Value};
 use crate::checkpoint::{BnStats, Tensor};
 use crate::slice::SlicedNet;
 use crate::space::{Activation, BlockPlan, ConvPlan, Gate, Pad, PoolPlan, SqueezeExcitePlan};
@@ -22,21 +22,21 @@ pub(super) struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    /// Everything up to the head's convolution and batch norm, without the activation after it. `input` is `[N, C, R, R]`.
+    /// The stem and all blocks. `input` is `[N, C, R, R]`.
     pub(super) fn trunk(&mut self, input: &str) -> String {
         let plan = self.net.plan();
         let mut value = self.conv(&plan.stem, input);
         for block in &plan.blocks {
             value = self.block(block, &value);
         }
-        self.conv_norm(&plan.head.conv, &value)
+        value
     }
 
     /// From the trunk's output to the logits `[N, classes]`.
     pub(super) fn classifier(&mut self, trunk: &str, output: &str) {
         let head = &self.net.plan().head;
-        let activated = self.activation(head.conv.activation, trunk, &head.conv.name);
-        let mut value = self.graph.node("GlobalAveragePool", "head.pool", &[&activated], &[]);
+        let wide = self.conv(&head.conv, trunk);
+        let mut value = self.graph.node("GlobalAveragePool", "head.pool", &[&wide], &[]);
         if let Some(mix) = &head.mix {
             value = self.conv(mix, &value);
         }
@@ -89,36 +89,11 @@ impl Lowering<'_> {
                 let bias = self.graph.constant(&format!("{name}.bias"), &[conv.c_out], &bias);
                 self.conv_node(conv, &[input, &weight, &bias])
             }
-            Norms::Batch => {
-                let weight = self.shared(&format!("{name}.weight"));
-                let value = self.conv_node(conv, &[input, &weight]);
-                self.batch_norm(conv, &value)
-            }
+            Norms::Batch => self.conv_batch_norm(conv, input),
         }
     }
 
-    /// Batch norm in training mode. With momentum 0 its running statistics are the batch's own.
-    fn batch_norm(&mut self, conv: &ConvPlan, value: &str) -> String {
-        let name = &conv.name;
-        let gamma = self.shared(&format!("{name}.bn.weight"));
-        let beta = self.shared(&format!("{name}.bn.bias"));
-        let unused_mean = self.graph.constant(&format!("{name}.bn.mean"), &[conv.c_out], &vec![0.0; conv.c_out]);
-        let unused_variance = self.graph.constant(&format!("{name}.bn.variance"), &[conv.c_out], &vec![1.0; conv.c_out]);
-        let (normed, mean, variance) = (format!("{name}.bn"), format!("{name}.mean"), format!("{name}.variance"));
-        let epsilon = Value::Float(self.net.plan().bn_eps as f32);
-        self.graph.node_with_outputs(
-            "BatchNormalization",
-            &normed,
-            &[value, &gamma, &beta, &unused_mean, &unused_variance],
-            &[&normed, &mean, &variance],
-            &[("epsilon", epsilon), ("momentum", Value::Float(0.0)), ("training_mode", Value::Int(1))],
-        );
-        self.graph.output(&mean, &[Dim::Size(conv.c_out)]);
-        self.graph.output(&variance, &[Dim::Size(conv.c_out)]);
-        normed
-    }
-
-    fn conv_node(&mut self, conv: &ConvPlan, inputs: &[&str]) -> String {
+    pub(super) fn conv_node(&mut self, conv: &ConvPlan, inputs: &[&str]) -> String {
         let group = if conv.depthwise() { conv.c_in } else { 1 };
         let attributes = [
             ("kernel_shape", square(conv.kernel)),
@@ -175,7 +150,7 @@ impl Lowering<'_> {
     }
 
     /// Adds a sliced tensor as it is.
-    fn shared(&mut self, name: &str) -> String {
+    pub(super) fn shared(&mut self, name: &str) -> String {
         let tensor = sliced(self.net, name);
         self.graph.constant(name, &tensor.shape, &tensor.data)
     }

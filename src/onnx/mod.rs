@@ -4,6 +4,7 @@
 //! answers with logits; it takes statistics measured on that very child, so an uncalibrated network cannot be written. The
 //! calibration graph normalises by the batch and answers with the statistics that the deployable one needs.
 
+mod batch_norm;
 mod graph;
 mod lower;
 mod proto;
@@ -59,7 +60,8 @@ pub fn calibration(net: &SlicedNet) -> Vec<u8> {
     let plan = net.plan();
     let mut lowering = Lowering { net, norms: Norms::Batch, graph: GraphBuilder::default() };
     let input = declare_input(&mut lowering.graph, plan);
-    lowering.trunk(&input);
+    let trunk = lowering.trunk(&input);
+    lowering.last_batch_norm(&plan.head.conv, &trunk);
     lowering.graph.finish(&format!("calibration of child {}", plan.child.id()), &[])
 }
 
@@ -162,7 +164,9 @@ mod tests {
                 let mut known: BTreeSet<&str> = graph.input.iter().map(|value| value.name.as_str()).collect();
                 for constant in &graph.initializer {
                     assert!(known.insert(&constant.name), "{} is there twice", constant.name);
-                    assert_eq!(constant.raw_data.len() as i64, 4 * constant.dims.iter().product::<i64>(), "{}", constant.name);
+                    let element_bytes = if constant.data_type == FLOAT { 4 } else { 8 };
+                    let values = constant.dims.iter().product::<i64>();
+                    assert_eq!(constant.raw_data.len() as i64, element_bytes * values, "{}", constant.name);
                 }
                 for node in &graph.node {
                     node.input.iter().for_each(|value| assert!(known.contains(value.as_str()), "{} reads {value}", node.name));

@@ -127,7 +127,7 @@ pub struct Constant {
     /// The shape.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// The element type: [`FLOAT`].
+    /// The element type: [`FLOAT`] or [`INT64`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
     /// The name.
@@ -140,6 +140,9 @@ pub struct Constant {
 
 /// Element type float32.
 pub const FLOAT: i32 = 1;
+
+/// Element type int64.
+pub const INT64: i32 = 7;
 
 /// Name, type and shape of an input or output.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -21,8 +21,23 @@ impl Network {
     /// # Errors
     /// [`RuntimeError::Session`] where ONNX Runtime refuses the graph.
     pub fn load(runtime: &Runtime, onnx: &[u8], what: &str, threads: usize) -> Result<Self, RuntimeError> {
+        Self::load_with(runtime, onnx, what, threads, true)
+    }
+
+    /// As [`Network::load`], for a graph that runs a few times on large batches.
+    ///
+    /// ONNX Runtime plans a run's memory after the first run of a shape, and moves into new memory on the second. Touching new
+    /// memory costs about as much as computing in it: here there is no plan.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn load_for_few_runs(runtime: &Runtime, onnx: &[u8], what: &str, threads: usize) -> Result<Self, RuntimeError> {
+        Self::load_with(runtime, onnx, what, threads, false)
+    }
+
+    fn load_with(runtime: &Runtime, onnx: &[u8], what: &str, threads: usize, plan_memory: bool) -> Result<Self, RuntimeError> {
         let failed = |source: ort::Error| RuntimeError::Session { what: what.to_owned(), source };
-        let session = session(runtime, onnx, threads).map_err(failed)?;
+        let session = session(runtime, onnx, threads, plan_memory).map_err(failed)?;
         let shape = input_shape(&session).ok_or_else(|| failed(ort::Error::new("the input is not [N, channels, side, side]")))?;
         Ok(Self { session, what: what.to_owned(), shape, threads })
     }
@@ -67,10 +82,11 @@ impl Network {
     }
 }
 
-fn session(runtime: &Runtime, onnx: &[u8], threads: usize) -> ort::Result<Session> {
+fn session(runtime: &Runtime, onnx: &[u8], threads: usize, plan_memory: bool) -> ort::Result<Session> {
     let builder = Session::builder(&runtime.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
+        .with_memory_pattern(plan_memory)?
         // Sessions share the cores: a thread that spins takes time from the next one's run.
         .with_intra_op_spinning(false)?;
     let mut builder = builder.with_inter_threads(1)?;
