@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use bignas::calibrate::{Batches, recalibrate};
 use bignas::checkpoint::{BnStats, GammaInit, Weights};
-use bignas::data::PatchSet;
+use bignas::data::{CalibrationSet, PatchSet};
 use bignas::image::{Filter, Preprocessing};
-use bignas::onnx::{self, Metadata};
+use bignas::onnx::{self, Input, Metadata};
 use bignas::runtime::{Network, Runtime, default_library};
 use bignas::slice::slice;
 use bignas::space::{Child, Choices, Plan, SearchSpace, StageChoices, layout, preset};
@@ -80,7 +80,13 @@ impl Bench {
     }
 
     fn export(&self, net: &bignas::slice::SlicedNet, stats: &BnStats) -> Vec<u8> {
-        let metadata = Metadata { model: "bench", weights_sha256: "", labels: &self.labels, preprocessing: &self.preprocessing };
+        let metadata = Metadata {
+            model: "bench",
+            weights_sha256: "",
+            labels: &self.labels,
+            preprocessing: &self.preprocessing,
+            input: Input::Resolution,
+        };
         onnx::deployable(net, stats, metadata).expect("exports")
     }
 
@@ -95,6 +101,7 @@ impl Bench {
         let net = slice(&self.weights, &plan).expect("slices");
         let file = self.export(&net, &unit_statistics(&plan));
         let images = noise(count, self.preprocessing.crop);
+        let calibration = CalibrationSet::from(images.clone());
         let mut network = Network::load(&self.runtime, &file, "bench", threads).expect("loads");
         let per_image = 3 * child.resolution() * child.resolution();
         let mut plain = || {
@@ -109,7 +116,7 @@ impl Bench {
         };
         let recalibrated = || {
             let batches = Batches::of(BATCH);
-            black_box(recalibrate(&self.runtime, &net, &images, &self.preprocessing, batches, threads).expect("recalibrates"));
+            black_box(recalibrate(&self.runtime, &net, &calibration, &self.preprocessing, batches, threads).expect("recalibrates"));
         };
         plain();
         let mut ratios: Vec<f64> = (0..PAIRS).map(|_| seconds(recalibrated) / seconds(&mut plain)).collect();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::checkpoint::{BnStats, LayerStats, StatisticsError};
-use crate::data::PatchSet;
+use crate::data::CalibrationSet;
 use crate::image::{Preprocessing, ShapeError};
 use crate::onnx;
 use crate::runtime::{Network, Runtime, RuntimeError};
@@ -59,15 +59,15 @@ pub enum CalibrateError {
 pub fn recalibrate(
     runtime: &Runtime,
     net: &SlicedNet,
-    images: &PatchSet,
+    images: &CalibrationSet,
     preprocessing: &Preprocessing,
     batches: Batches,
     threads: usize,
 ) -> Result<BnStats, CalibrateError> {
     let plan = net.plan();
-    let batch_count = images.count.checked_div(batches.size).unwrap_or(0);
+    let batch_count = images.count().checked_div(batches.size).unwrap_or(0);
     if batch_count == 0 {
-        return Err(CalibrateError::TooFew { images: images.count, batch: batches.size });
+        return Err(CalibrateError::TooFew { images: images.count(), batch: batches.size });
     }
     let graph = onnx::calibration(net);
     let job = Job { runtime, graph: &graph, resolution: plan.child.resolution(), child: plan.child.id(), images, preprocessing, batches };
@@ -100,7 +100,7 @@ struct Job<'a> {
     graph: &'a [u8],
     resolution: usize,
     child: ChildId,
-    images: &'a PatchSet,
+    images: &'a CalibrationSet,
     preprocessing: &'a Preprocessing,
     batches: Batches,
 }
@@ -136,12 +136,14 @@ impl Job<'_> {
 }
 
 /// Writes the patches from `first` on into `input`, as many as it holds.
-fn fill(input: &mut [f32], images: &PatchSet, first: usize, resolution: usize, preprocessing: &Preprocessing) -> Result<(), ShapeError> {
+fn fill(
+    input: &mut [f32],
+    images: &CalibrationSet,
+    first: usize,
+    resolution: usize,
+    preprocessing: &Preprocessing,
+) -> Result<(), ShapeError> {
     let per_image = preprocessing.channels() * resolution * resolution;
-    for (offset, out) in input.chunks_exact_mut(per_image).enumerate() {
-        let index = first + offset;
-        let missing = ShapeError { what: "calibration images", actual: images.count, expected: index + 1 };
-        images.patch(index).ok_or(missing)?.write_input(resolution as u32, preprocessing, out)?;
-    }
-    Ok(())
+    let mut inputs = input.chunks_exact_mut(per_image).enumerate();
+    inputs.try_for_each(|(offset, out)| images.write_input(first + offset, resolution, preprocessing, out))
 }

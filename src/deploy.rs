@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use crate::calibrate::{Batches, CalibrateError, recalibrate};
 use crate::checkpoint::{BnStats, Model, StatisticsError};
-use crate::data::PatchSet;
-use crate::onnx::{self, Metadata};
+use crate::data::CalibrationSet;
+use crate::onnx::{self, Input, Metadata};
 use crate::runtime::Runtime;
 use crate::slice::{SliceError, slice};
 use crate::space::{Child, Plan};
@@ -48,7 +48,7 @@ pub enum DeployError {
     Statistics(#[from] StatisticsError),
 }
 
-/// Makes `child` deployable, recalibrated on `images` in `batches`, on `threads` threads.
+/// Makes `child` deployable, recalibrated on `images` in `batches`, on `threads` threads; the graph takes `input`.
 ///
 /// # Errors
 /// [`DeployError`].
@@ -56,9 +56,10 @@ pub fn deploy(
     model: &Model,
     child: &Child,
     runtime: &Runtime,
-    images: &PatchSet,
+    images: &CalibrationSet,
     batches: Batches,
     threads: usize,
+    input: Input,
 ) -> Result<Deployed, DeployError> {
     let card = &model.card;
     let plan = Plan::new(&card.space, child, card.labels.len());
@@ -67,8 +68,8 @@ pub fn deploy(
     let sliced = Instant::now();
     let stats = recalibrate(runtime, &net, images, &card.preprocessing, batches, threads)?;
     let calibrated = Instant::now();
-    let metadata =
-        Metadata { model: &card.name, weights_sha256: &card.weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing };
+    let (model, weights_sha256) = (card.name.as_str(), card.weights_sha256.as_str());
+    let metadata = Metadata { model, weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing, input };
     let onnx = onnx::deployable(&net, &stats, metadata)?;
     let times = StageTimes { slice: sliced - begin, calibrate: calibrated - sliced, export: calibrated.elapsed() };
     Ok(Deployed { onnx, stats, times })

@@ -1,7 +1,7 @@
 //! Files as the whole program treats them: replaced as a whole, known by their checksum.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -12,22 +12,51 @@ use tempfile::NamedTempFile;
 /// # Errors
 /// Whatever the file system says; `path` then keeps what it held before.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_atomically(path, |temporary| std::fs::write(temporary, bytes))
+}
+
+/// As [`write_atomically`], for a file that is too large to lie in memory: `write` fills the temporary file that it is given.
+///
+/// # Errors
+/// Whatever `write` or the file system says; `path` then keeps what it held before.
+pub fn replace_atomically<E: From<io::Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = NamedTempFile::new_in(directory)?;
-    file.write_all(bytes)?;
-    make_readable(file.as_file())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(directory)?.sync_all()
+    let temporary = NamedTempFile::new_in(directory)?.into_temp_path();
+    write(&temporary)?;
+    let file = File::open(&temporary)?;
+    make_readable(&file)?;
+    file.sync_all()?;
+    temporary.persist(path).map_err(io::Error::from)?;
+    Ok(File::open(directory)?.sync_all()?)
 }
 
 /// Lower-case hexadecimal SHA-256 of `bytes`.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+/// Lower-case hexadecimal SHA-256 of a file, read piece by piece.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn sha256_of_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hexadecimal(&hash.finalize())),
+            read => hash.update(&piece[..read]),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Temporary files are private to their owner; what replaces a shared file must be readable as usual.
@@ -47,6 +76,21 @@ mod tests {
         write_atomically(&path, b"a longer first version").unwrap();
         write_atomically(&path, b"second").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(sha256_of_file(&path).unwrap(), sha256(b"second"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        write_atomically(&path, b"first").unwrap();
+        let failed = replace_atomically(&path, |temporary| {
+            std::fs::write(temporary, b"half of the sec")?;
+            Err(io::Error::other("the disk is full"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -19,6 +19,8 @@ pub mod data;
 
 pub mod checkpoint;
 
+pub mod import;
+
 pub mod slice;
 
 pub mod onnx;

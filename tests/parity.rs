@@ -10,7 +10,7 @@ use bignas::calibrate::{Batches, recalibrate};
 use bignas::checkpoint::{BnStats, GammaInit, Weights};
 use bignas::data::PatchSet;
 use bignas::image::{Filter, Preprocessing};
-use bignas::onnx::{Metadata, deployable};
+use bignas::onnx::{Input, Metadata, deployable};
 use bignas::runtime::{Network, Runtime};
 use bignas::slice::slice;
 use bignas::space::{Activation, Child, Draw, Padding, Plan, SearchSpace, Shortcut, layout, preset};
@@ -65,11 +65,12 @@ impl Model {
     /// The statistics and the logits `[batch, classes]` of the exported child.
     fn exported(&self, plan: &Plan) -> (BnStats, Vec<f32>) {
         let sliced = slice(&self.weights, plan).expect("weights of this space");
-        let calibration = PatchSet { count: 2 * self.batch, data: self.bytes(0, 2).to_vec(), ..self.patches };
+        let calibration = PatchSet { count: 2 * self.batch, data: self.bytes(0, 2).to_vec(), ..self.patches }.into();
         let batches = Batches::of(self.batch);
         let stats = recalibrate(&self.runtime, &sliced, &calibration, &self.preprocessing, batches, 1).expect("recalibrates");
         let labels = vec!["a".to_owned(); CLASSES];
-        let metadata = Metadata { model: "parity", weights_sha256: "", labels: &labels, preprocessing: &self.preprocessing };
+        let metadata =
+            Metadata { model: "parity", weights_sha256: "", labels: &labels, preprocessing: &self.preprocessing, input: Input::Resolution };
         let onnx = deployable(&sliced, &stats, metadata).expect("its own statistics");
         let mut network = Network::load(&self.runtime, &onnx, "a child", 1).expect("loads");
         let mut input = vec![0.0; self.batch * network.input_shape().iter().product::<usize>()];

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::family::{Family, FamilyError, FamilyFile};
+use super::family::{Family, FamilyError};
 use super::weights::{Weights, WeightsError};
-use crate::data::{DataError, PatchSet};
+use crate::data::{CalibrationSet, DataError};
 use crate::files::{sha256, write_atomically};
 use crate::image::{Preprocessing, PreprocessingError};
 use crate::space::{SearchSpace, SpaceError, layout};
@@ -44,6 +44,9 @@ pub struct ModelCard {
     pub name: String,
     /// Names of the classes, in the classifier's order.
     pub labels: Vec<String>,
+    /// Names of the classes' folders in image data sets, where they are not the labels, as with ImageNet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_folders: Option<Vec<String>>,
     /// From an image to a child's input.
     pub preprocessing: Preprocessing,
     /// The search space.
@@ -68,7 +71,7 @@ pub struct Calibration {
     pub batch: usize,
     /// Seed under which they were drawn from the training images.
     pub seed: u64,
-    /// SHA-256 of the images in `calibration.safetensors`, as [`PatchSet::sha256`] gives it.
+    /// SHA-256 of the images in `calibration.safetensors`, as [`CalibrationSet::sha256`] gives it.
     pub sha256: String,
 }
 
@@ -155,14 +158,7 @@ impl Model {
         let weights_path = directory.join(WEIGHTS);
         let bytes = read_checked(&weights_path, &card.weights_sha256)?;
         let weights = Weights::from_bytes(&bytes, &weights_path, &layout(&card.space, card.labels.len()))?;
-        let family_path = directory.join(FAMILY);
-        let family = if family_path.exists() {
-            let file: FamilyFile = read_json(&family_path)?;
-            let family = Family::from_file(&card.space, card.labels.len(), file);
-            family.map_err(|source| ModelError::Family { path: family_path, source })?
-        } else {
-            Family::default()
-        };
+        let family = Self::read_family(directory, &card)?;
         Ok(Self { card, weights, family, directory: directory.to_owned() })
     }
 
@@ -176,15 +172,15 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError`] where the file is missing, damaged, or of another size or count than `model.json` says.
-    pub fn calibration_images(&self) -> Result<Option<PatchSet>, ModelError> {
+    pub fn calibration_images(&self) -> Result<Option<CalibrationSet>, ModelError> {
         let Some(calibration) = &self.card.calibration else { return Ok(None) };
         let path = self.directory.join(CALIBRATION);
-        let images = PatchSet::read(&path)?;
+        let images = CalibrationSet::read(&path)?;
         require(&path, images.sha256(), &calibration.sha256)?;
-        let expected = (calibration.images, self.card.preprocessing.crop, self.card.preprocessing.channels());
-        let found = (images.count, images.size, images.channels);
-        if found != expected {
-            let problem = format!("holds (count, side, channels) = {found:?}, but model.json says {expected:?}");
+        let crop = self.card.preprocessing.crop as usize;
+        let expected = [calibration.images, self.card.preprocessing.channels(), crop, crop];
+        if images.shape() != expected {
+            let problem = format!("holds images {:?}, but model.json says {expected:?}", images.shape());
             return Err(ModelError::Card { path, problem });
         }
         Ok(Some(images))
@@ -195,17 +191,18 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError`] names the file that could not be written, or what is wrong with the card.
-    pub fn create(directory: &Path, draft: Draft, weights: &Weights) -> Result<Self, ModelError> {
+    pub fn create(directory: &Path, draft: Draft, weights: Weights) -> Result<Self, ModelError> {
         std::fs::create_dir_all(directory).map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
         let weights_sha256 = weights.write(&directory.join(WEIGHTS))?;
         let calibration = draft.calibration.map(|(images, batch, seed)| {
             images.write(&directory.join(CALIBRATION))?;
-            Ok::<_, ModelError>(Calibration { images: images.count, batch, seed, sha256: images.sha256() })
+            Ok::<_, ModelError>(Calibration { images: images.count(), batch, seed, sha256: images.sha256() })
         });
         let card = ModelCard {
             format: FORMAT,
             name: draft.name,
             labels: draft.labels,
+            class_folders: draft.class_folders,
             preprocessing: draft.preprocessing,
             space: draft.space,
             weights_sha256,
@@ -215,7 +212,18 @@ impl Model {
         let path = directory.join(MODEL);
         card.check(&path)?;
         write_json(&path, &card)?;
-        Self::open(directory)
+        let family = Self::read_family(directory, &card)?;
+        Ok(Self { card, weights, family, directory: directory.to_owned() })
+    }
+
+    /// The family in `directory`, empty where there is none.
+    fn read_family(directory: &Path, card: &ModelCard) -> Result<Family, ModelError> {
+        let path = directory.join(FAMILY);
+        if !path.exists() {
+            return Ok(Family::default());
+        }
+        let family = Family::from_file(&card.space, card.labels.len(), read_json(&path)?);
+        family.map_err(|source| ModelError::Family { path, source })
     }
 
     /// Replaces `family.json`.
@@ -237,12 +245,14 @@ pub struct Draft {
     pub name: String,
     /// Names of the classes.
     pub labels: Vec<String>,
+    /// Names of the classes' folders in image data sets, where they are not the labels.
+    pub class_folders: Option<Vec<String>>,
     /// From an image to a child's input.
     pub preprocessing: Preprocessing,
     /// The search space.
     pub space: SearchSpace,
     /// Calibration images, the batch size to use them in, and the seed they were drawn under.
-    pub calibration: Option<(PatchSet, usize, u64)>,
+    pub calibration: Option<(CalibrationSet, usize, u64)>,
     /// How the weights came about.
     pub training: Option<serde_json::Value>,
 }
@@ -256,6 +266,9 @@ impl ModelCard {
         }
         if self.labels.len() < 2 || self.labels.len() > MAX_CLASSES {
             return problem(format!("{} labels; a model has between 2 and {MAX_CLASSES}", self.labels.len()));
+        }
+        if let Some(folders) = self.class_folders.as_ref().filter(|folders| folders.len() != self.labels.len()) {
+            return problem(format!("{} class_folders for {} labels", folders.len(), self.labels.len()));
         }
         self.space.validate().map_err(|source| ModelError::Space { path: path.clone(), source })?;
         self.preprocessing.validate().map_err(|source| ModelError::Preprocessing { path: path.clone(), source })?;

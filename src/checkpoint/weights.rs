@@ -1,5 +1,6 @@
 //! The shared weights of a single-stage model: named float32 tensors, kept in a safetensors file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,11 +8,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::files::{sha256, write_atomically};
+use crate::files::{replace_atomically, sha256_of_file};
 use crate::space::{Init, TensorSpec};
 
 /// A dense float32 tensor in row-major order.
@@ -57,7 +58,7 @@ pub enum WeightsError {
         path: PathBuf,
         /// What the parser said.
         #[source]
-        source: safetensors::SafeTensorError,
+        source: SafeTensorError,
     },
     /// Tensors are missing, unknown or of the wrong shape or type.
     #[error("{} does not hold the weights of this search space: {}", path.display(), problems.join("; "))]
@@ -127,25 +128,36 @@ impl Weights {
         if problems.is_empty() { Ok(Self(tensors)) } else { Err(WeightsError::Tensors { path: path.to_owned(), problems }) }
     }
 
-    /// Serialises to the bytes of a safetensors file.
-    ///
-    /// # Errors
-    /// [`safetensors::SafeTensorError`] where a tensor's data do not fill its shape.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-        let raw: BTreeMap<&str, (Vec<u8>, &Tensor)> = self.iter().map(|(name, t)| (name, (bytes_of(&t.data), t))).collect();
-        let views = raw.iter().map(|(name, (bytes, t))| Ok((*name, TensorView::new(Dtype::F32, t.shape.clone(), bytes)?)));
-        let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-        safetensors::serialize(views, None)
-    }
-
-    /// Replaces the file at `path` atomically and returns the SHA-256 of what was written.
+    /// Replaces the file at `path` atomically, tensor by tensor, and returns the SHA-256 of what was written.
     ///
     /// # Errors
     /// [`WeightsError`] names the file.
     pub fn write(&self, path: &Path) -> Result<String, WeightsError> {
-        let bytes = self.to_bytes().map_err(|source| WeightsError::Format { path: path.to_owned(), source })?;
-        write_atomically(path, &bytes).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
-        Ok(sha256(&bytes))
+        let write = |temporary: &Path| safetensors::serialize_to_file(self.iter().map(|(name, t)| (name, t)), None, temporary);
+        replace_atomically(path, write).map_err(|source| match source {
+            SafeTensorError::IoError(source) => WeightsError::Io { path: path.to_owned(), source },
+            source => WeightsError::Format { path: path.to_owned(), source },
+        })?;
+        sha256_of_file(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })
+    }
+}
+
+/// How a tensor lies in a safetensors file.
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(bytes_of(&self.data))
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.data.len()
     }
 }
 
@@ -200,13 +212,20 @@ mod tests {
         (layout, weights)
     }
 
+    fn bytes(weights: &Weights) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weights.safetensors");
+        weights.write(&path).unwrap();
+        std::fs::read(&path).unwrap()
+    }
+
     #[test]
     fn weights_survive_the_file() {
         let (layout, weights) = model();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weights.safetensors");
         let checksum = weights.write(&path).unwrap();
-        assert_eq!(checksum, sha256(&std::fs::read(&path).unwrap()));
+        assert_eq!(checksum, crate::files::sha256(&std::fs::read(&path).unwrap()));
         assert_eq!(Weights::read(&path, &layout).unwrap(), weights);
     }
 
@@ -216,7 +235,7 @@ mod tests {
         weights.0.remove("stem.weight");
         weights.0.insert("surprise".into(), Tensor { shape: vec![1], data: vec![0.0] });
         weights.0.insert("classifier.bias".into(), Tensor { shape: vec![3], data: vec![0.0; 3] });
-        let bytes = weights.to_bytes().unwrap();
+        let bytes = bytes(&weights);
         let message = Weights::from_bytes(&bytes, Path::new("w"), &layout).unwrap_err().to_string();
         for part in ["stem.weight is missing", "surprise is unknown", "classifier.bias has shape [3], not [10]"] {
             assert!(message.contains(part), "{message:?} should contain {part:?}");
@@ -226,7 +245,7 @@ mod tests {
     #[test]
     fn a_file_cut_anywhere_is_refused() {
         let (layout, weights) = model();
-        let bytes = weights.to_bytes().unwrap();
+        let bytes = bytes(&weights);
         for keep in [0, 1, 7, 8, 9, 100, bytes.len() / 2, bytes.len() - 1] {
             assert!(Weights::from_bytes(&bytes[..keep], Path::new("w"), &layout).is_err(), "{keep} bytes of {}", bytes.len());
         }

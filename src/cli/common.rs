@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::calibrate::Batches;
 use crate::checkpoint::{Model, ModelCard};
-use crate::data::{DataOptions, ImageSet, PatchSet, Split};
+use crate::data::{DataOptions, ImageSet, Split};
 use crate::runtime::{Runtime, default_library};
-use crate::space::{Child, ChildId, Choices, SearchSpace};
+use crate::space::{ByStage, Child, ChildId, Choices, SearchSpace};
 
 /// Where ONNX Runtime lies, and how many threads it may use.
 #[derive(Debug, Args)]
@@ -44,17 +43,8 @@ pub(super) fn load_runtime(path: Option<&Path>) -> anyhow::Result<Runtime> {
 /// Opens a labelled data set as `model` wants its images.
 pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split) -> anyhow::Result<ImageSet> {
     let mut options = DataOptions::new(&card.preprocessing);
-    options.class_names = Some(card.labels.clone());
+    options.class_names = Some(card.class_folders.as_ref().unwrap_or(&card.labels).clone());
     Ok(ImageSet::open(dir, split, options)?)
-}
-
-/// The model's calibration images and the batches to use them in.
-pub(super) fn calibration(model: &Model) -> anyhow::Result<(PatchSet, Batches)> {
-    let images = model.calibration_images()?;
-    match (images, &model.card.calibration) {
-        (Some(images), Some(calibration)) => Ok((images, Batches::of(calibration.batch))),
-        _ => bail!("model {} ships no calibration images", model.card.name),
-    }
 }
 
 /// Draws `count` training images for recalibration and crops them; unreadable ones are left out.
@@ -64,14 +54,14 @@ pub(super) fn draw_calibration(
     preprocessing: &crate::image::Preprocessing,
     count: usize,
     seed: u64,
-) -> anyhow::Result<PatchSet> {
+) -> anyhow::Result<crate::data::PatchSet> {
     let mut patches = Vec::with_capacity(count);
     for index in crate::data::calibration_indices(images.len(), count, seed) {
         if let Some(pixels) = images.pixels_or_skip(index)? {
             patches.push(pixels.centre_crop(preprocessing)?);
         }
     }
-    Ok(PatchSet::from_patches(&patches)?)
+    Ok(crate::data::PatchSet::from_patches(&patches)?)
 }
 
 /// Finds the child that `text` names: `smallest`, `biggest`, the id of a member of the family, or a JSON file of choices.
@@ -97,8 +87,17 @@ pub(super) fn extreme(space: &SearchSpace, name: &str) -> Child {
 pub(super) fn read_child(space: &SearchSpace, path: &Path) -> anyhow::Result<Child> {
     let hint = || format!("{} is neither smallest, biggest, a child id nor a readable file of choices", path.display());
     let text = std::fs::read(path).with_context(hint)?;
-    let choices: Choices = serde_json::from_slice(&text).with_context(|| format!("{} holds no choices of a child", path.display()))?;
+    let choices = parse_choices(&text).with_context(|| format!("{} holds no choices of a child", path.display()))?;
     Ok(Child::new(space, choices)?)
+}
+
+/// Choices in the form of the space file, or as AttentiveNAS and AlphaNet publish them.
+fn parse_choices(text: &[u8]) -> anyhow::Result<Choices> {
+    let json: serde_json::Value = serde_json::from_slice(text)?;
+    if json.get("width").is_some() {
+        return Ok(serde_json::from_value::<ByStage>(json)?.try_into()?);
+    }
+    Ok(serde_json::from_slice(text)?)
 }
 
 /// A progress bar of `total` steps on standard error; silent where that is no terminal.

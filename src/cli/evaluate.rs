@@ -7,12 +7,14 @@ use anyhow::Context;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use super::common::{RuntimeArgs, calibration, find_child, open_images, progress_bar};
+use super::calibration::CalibrationArgs;
+use super::common::{RuntimeArgs, find_child, open_images, progress_bar};
 use crate::checkpoint::Model;
 use crate::data::{Augment, BatchPlan, Batches, Mode, PatchSet, Source, Split};
 use crate::deploy::deploy;
 use crate::evaluate::Tally;
 use crate::files::write_atomically;
+use crate::onnx::Input;
 use crate::runtime::Network;
 use crate::space::{Child, Plan};
 
@@ -38,6 +40,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
     #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
 }
 
@@ -59,13 +63,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let preprocessing = model.card.preprocessing.clone();
     let source = Arc::new(Source { images, preprocessing, augment: Augment::NONE });
     let runtime = args.runtime.load()?;
-    let (calibration_images, batches) = calibration(&model)?;
+    let (calibration_images, batches) = args.calibration.load(&model)?;
     let children = children(&model, &args.child)?;
     println!("{:>16} {:>10} {:>6} {:>8} {:>8} {:>8}", "child", "MMACs", "px", "top-1 %", "top-5 %", "images");
     let mut predictions = serde_json::Map::new();
     for child in &children {
         let threads = args.runtime.threads();
-        let deployed = deploy(&model, child, &runtime, &calibration_images, batches, threads)?;
+        let deployed = deploy(&model, child, &runtime, &calibration_images, batches, threads, Input::Resolution)?;
         let mut network = Network::load(&runtime, &deployed.onnx, &format!("child {}", child.id()), threads)?;
         let tally = evaluate(&mut network, &source, usize::from(args.batch))?;
         let macs = Plan::new(&model.card.space, child, model.card.labels.len()).cost().macs.millions();

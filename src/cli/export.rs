@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
-use super::common::{RuntimeArgs, calibration, find_child};
+use super::calibration::CalibrationArgs;
+use super::common::{RuntimeArgs, find_child};
 use crate::checkpoint::Model;
 use crate::deploy::deploy;
 use crate::files::write_atomically;
+use crate::onnx::Input;
 
 /// Arguments of `bignas export`.
 #[derive(Debug, clap::Args)]
@@ -18,19 +21,36 @@ pub(super) struct Args {
     /// `smallest`, `biggest`, the id of a member of the family, or a JSON file of choices
     #[arg(long)]
     child: String,
+    /// What the graph takes: the image at the child's resolution, or the model's crop, which it then resamples itself
+    #[arg(long, value_enum, default_value_t = InputForm::Resolution)]
+    input: InputForm,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum InputForm {
+    /// [N, C, R, R], R the child's resolution
+    Resolution,
+    /// [N, C, S, S], S the side of the crop
+    Crop,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let model = Model::open(&args.model)?;
     let child = find_child(&model, &args.child)?;
-    let (images, batches) = calibration(&model)?;
+    let (images, batches) = args.calibration.load(&model)?;
     let runtime = args.runtime.load()?;
-    let deployed = deploy(&model, &child, &runtime, &images, batches, args.runtime.threads())?;
+    let input = match args.input {
+        InputForm::Resolution => Input::Resolution,
+        InputForm::Crop => Input::Crop,
+    };
+    let deployed = deploy(&model, &child, &runtime, &images, batches, args.runtime.threads(), input)?;
     write_atomically(&args.output, &deployed.onnx).with_context(|| format!("cannot write {}", args.output.display()))?;
     println!(
         "wrote {} ({:.1} MB): child {}, recalibrated on {} images (statistics {})",

@@ -64,12 +64,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let draft = Draft {
         name: format!("{}-random", space.name),
         labels: (0..classes).map(|class| format!("class {class}")).collect(),
+        class_folders: None,
         preprocessing,
         space: space.clone(),
-        calibration: Some((noise, batch, args.seed)),
+        calibration: Some((noise.into(), batch, args.seed)),
         training: Some(serde_json::json!({ "random_weights": { "seed": args.seed, "gamma": format!("{gamma:?}") } })),
     };
-    let mut model = Model::create(&args.output, draft, &weights)?;
+    let mut model = Model::create(&args.output, draft, weights)?;
     let children = largest_within(&space, classes, &Grid::of(&space), &spread_budgets(&space, classes, FAMILY));
     let members = children.into_iter().map(|child| Member { child, accuracy: None, accuracy_source: None }).collect();
     model.write_family(Family::new(&space, classes, members, None))?;

@@ -2,9 +2,11 @@
 //!
 //! Errors end here: they are printed once, with their causes, and the process exits with status 1.
 
+mod calibration;
 mod common;
 mod evaluate;
 mod export;
+mod import;
 mod init;
 mod inspect;
 mod logging;
@@ -30,6 +32,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Create a model with seeded random weights
     Init(init::Args),
+    /// Make a model from the public ImageNet weights of AttentiveNAS or AlphaNet
+    Import(import::Args),
     /// Show what a child costs, layer by layer kind
     Inspect(inspect::Args),
     /// Train a single-stage model with the sandwich rule and in-place distillation
@@ -61,6 +65,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Init(args) => init::run(args),
+            Command::Import(args) => import::run(args),
             Command::Inspect(args) => inspect::run(args),
             #[cfg(feature = "train")]
             Command::Train(args) => train::run(&args),

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::common::{RuntimeArgs, calibration, open_images, progress_bar};
+use super::calibration::CalibrationArgs;
+use super::common::{RuntimeArgs, open_images, progress_bar};
 use super::evaluate::evaluate;
 use crate::calibrate;
 use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
-use crate::data::{Augment, ImageSet, PatchSet, Source, Split, calibration_indices};
+use crate::data::{Augment, CalibrationSet, ImageSet, PatchSet, Source, Split, calibration_indices};
 use crate::deploy::deploy;
 use crate::evaluate::Tally;
+use crate::onnx::Input;
 use crate::runtime::{Network, Runtime};
 use crate::search::{Grid, Scored, SearchSettings, pareto_front, search, select, spread_budgets};
 use crate::space::Child;
@@ -42,6 +44,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
 }
 
@@ -57,7 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let train = open_images(&model.card, &args.data, Split::Train)?;
     let test = open_images(&model.card, &args.data, Split::Test)?;
     let runtime = args.runtime.load()?;
-    let (calibration_images, batches) = calibration(&model)?;
+    let (calibration_images, batches) = args.calibration.load(&model)?;
     let settings = SearchSettings {
         grid: Grid::of(&space),
         budgets_macs: spread_budgets(&space, classes, usize::from(args.budgets)),
@@ -120,14 +124,14 @@ impl Selection {
 struct Judge<'a> {
     model: &'a Model,
     runtime: &'a Runtime,
-    images: &'a PatchSet,
+    images: &'a CalibrationSet,
     batches: calibrate::Batches,
     threads: usize,
 }
 
 impl Judge<'_> {
     fn network(&self, child: &Child) -> anyhow::Result<Network> {
-        let deployed = deploy(self.model, child, self.runtime, self.images, self.batches, self.threads)?;
+        let deployed = deploy(self.model, child, self.runtime, self.images, self.batches, self.threads, Input::Resolution)?;
         Ok(Network::load(self.runtime, &deployed.onnx, &format!("child {}", child.id()), self.threads)?)
     }
 

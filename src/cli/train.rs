@@ -107,12 +107,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             let draft = Draft {
                 name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
                 labels: images.classes().to_vec(),
+                class_folders: None,
                 preprocessing,
                 space: what.space,
-                calibration: Some((calibration, batch, what.settings.seed)),
+                calibration: Some((calibration.into(), batch, what.settings.seed)),
                 training: Some(serde_json::to_value(&provenance)?),
             };
-            let model = Model::create(&args.model, draft, &weights)?;
+            let model = Model::create(&args.model, draft, weights)?;
             let (model, data) = (model.directory().display(), args.data.display());
             println!("trained {} steps; wrote {model}", provenance.steps);
             println!("next: bignas search --model {model} --data {data}");

@@ -49,6 +49,42 @@ pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile
     Ok(files)
 }
 
+/// Deepest nesting of folders that [`image_files`] follows; links can form circles.
+const MAX_DEPTH: usize = 16;
+
+/// Endings of image files, in lower case.
+const IMAGE_ENDINGS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "jpe"];
+
+/// All image files in `dir` and the folders within, by the ending of their names, sorted by path.
+///
+/// # Errors
+///
+/// [`DataError::Io`]; [`DataError::Format`] where there are none.
+pub fn image_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    let mut folders = vec![(dir.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for path in visible_entries(&folder)? {
+            if path.is_dir() && depth < MAX_DEPTH {
+                folders.push((path, depth + 1));
+            } else if is_image(&path) {
+                files.push(path);
+            }
+        }
+    }
+    if files.is_empty() {
+        let problem = format!("holds no image file ({})", IMAGE_ENDINGS.map(|ending| format!(".{ending}")).join(", "));
+        return Err(DataError::Format { path: dir.to_owned(), problem });
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_image(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str()))
+}
+
 /// What a directory holds, sorted, without names that start with a dot.
 fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let io = |source| DataError::Io { path: dir.to_owned(), source };

@@ -62,6 +62,13 @@ impl Split {
     }
 }
 
+/// `dir` itself, where it holds folders and none of them is a split's: the classes of one split.
+fn single_split(dir: &Path) -> Option<PathBuf> {
+    let names = folder::class_names(dir).ok()?;
+    let is_split = |name: &String| [Split::Train, Split::Test].iter().any(|split| split.names().1.contains(&name.as_str()));
+    (!names.is_empty() && !names.iter().any(is_split)).then(|| dir.to_owned())
+}
+
 impl DataOptions {
     /// Images as a model wants them; no file may be corrupt.
     pub fn new(preprocessing: &Preprocessing) -> Self {
@@ -78,7 +85,8 @@ impl DataOptions {
 impl ImageSet {
     /// Opens a split of the data set in `dir`, which holds either IDX files (`train-images-idx3-ubyte`,
     /// `t10k-labels-idx1-ubyte` and so on, plain or `.gz`) or image folders (`train/CLASS/*`, and `test/CLASS/*` or
-    /// `val/CLASS/*`). The folders in `train` say which classes there are, also for the test split.
+    /// `val/CLASS/*`), or the folders of the test split alone, `CLASS/*`. The folders in `train` say which classes there are, also for the
+    /// test split.
     ///
     /// # Errors
     ///
@@ -91,7 +99,10 @@ impl ImageSet {
             let labels = idx::find(dir, &labels_name).unwrap_or_else(|| dir.join(labels_name));
             return Self::from_idx(idx::read(&images, labels)?, options);
         }
-        let split_dir = folders.iter().map(|name| dir.join(name)).find(|path| path.is_dir());
+        let split_dir = folders.iter().map(|name| dir.join(name)).find(|path| path.is_dir()).or_else(|| match split {
+            Split::Train => None,
+            Split::Test => single_split(dir),
+        });
         let layout = || DataError::Layout { path: dir.to_owned(), split: folders[0], expected: expected.clone() };
         let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
         if set.is_empty() { Err(layout()) } else { Ok(set) }

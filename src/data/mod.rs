@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ImageSet ─ pixels ─► Augment ─ patch ─► Batches ─ [N, C, S, S] u8, labels ─► training
-//!     └── calibration_indices ─► PatchSet ─► calibration.safetensors
+//!     └── calibration_indices ─► PatchSet ─► CalibrationSet ─► calibration.safetensors
 //! ```
 //!
 //! Everything random is a function of a seed, the epoch and the position in the data set alone: neither the number of
@@ -10,6 +10,7 @@
 
 mod augment;
 mod batches;
+mod calibration_set;
 mod error;
 mod folder;
 mod idx;
@@ -19,6 +20,8 @@ mod rng;
 
 pub use augment::{Augment, AugmentError, RandomCrop};
 pub use batches::{Batch, BatchPlan, Batches, Mode, Source};
+pub use calibration_set::{CalibrationSet, NormalisedSet};
 pub use error::DataError;
+pub use folder::image_files;
 pub use image_set::{DataOptions, ImageSet, Split};
 pub use patch_set::{PatchSet, calibration_indices};

@@ -12,6 +12,7 @@ use crate::deploy::{DeployError, deploy};
 use crate::files::sha256;
 use crate::metrics::Metrics;
 use crate::onnx::EXPORTER_VERSION;
+use crate::onnx::Input;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::space::{Child, ChildId};
 
@@ -103,7 +104,7 @@ impl Builder {
         let (Some(images), Some(calibration)) = (images, &card.calibration) else {
             return Err(BuildError::NoCalibration(card.name.clone()));
         };
-        let deployed = deploy(&self.model, child, &self.runtime, &images, Batches::of(calibration.batch), self.threads)
+        let deployed = deploy(&self.model, child, &self.runtime, &images, Batches::of(calibration.batch), self.threads, Input::Resolution)
             .map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
         self.record("slice", deployed.times.slice);
         self.record("calibrate", deployed.times.calibrate);

@@ -80,12 +80,43 @@ impl Patch {
     }
 }
 
+/// Resamples a normalised image `[channels, size, size]` to `out`, `[channels, resolution, resolution]`, as
+/// [`Patch::write_input`] does with pixels.
+///
+/// # Errors
+///
+/// [`ShapeError`] if the lengths do not fit the sizes.
+pub fn resample_normalised(image: &[f32], channels: usize, size: usize, resolution: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+    let checks = [
+        ("values of the image", image.len(), channels * size * size),
+        ("values of the input", out.len(), channels * resolution * resolution),
+    ];
+    if let Some(&(what, actual, expected)) = checks.iter().find(|(_, actual, expected)| actual != expected) {
+        return Err(ShapeError { what, actual, expected });
+    }
+    if size == resolution {
+        out.copy_from_slice(image);
+        return Ok(());
+    }
+    let taps = taps(size, resolution);
+    let mut row = vec![0.0; size];
+    for (plane, target) in image.chunks_exact(size * size).zip(out.chunks_exact_mut(resolution * resolution)) {
+        for (vertical, line) in taps.iter().zip(target.chunks_exact_mut(resolution)) {
+            blend_rows(vertical.index.map(|y| &plane[y * size..(y + 1) * size]), vertical.weight, &mut row);
+            for (value, horizontal) in line.iter_mut().zip(&taps) {
+                *value = (0..TAPS).map(|tap| row[horizontal.index[tap]] * horizontal.weight[tap]).sum();
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The weighted sum of four rows. Kept apart so that it compiles to vector instructions.
-fn blend_rows(source: [&[u8]; TAPS], weight: [f32; TAPS], row: &mut [f32]) {
+fn blend_rows<T: Copy + Into<f32>>(source: [&[T]; TAPS], weight: [f32; TAPS], row: &mut [f32]) {
     let [first, second, third, fourth] = source;
     let rows = first.iter().zip(second).zip(third).zip(fourth);
     for (value, (((&a, &b), &c), &d)) in row.iter_mut().zip(rows) {
-        *value = f32::from(a) * weight[0] + f32::from(b) * weight[1] + f32::from(c) * weight[2] + f32::from(d) * weight[3];
+        *value = a.into() * weight[0] + b.into() * weight[1] + c.into() * weight[2] + d.into() * weight[3];
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Value {
     Float(f32),
     /// A list of integers.
     Ints(Vec<i64>),
+    /// A text.
+    Text(&'static str),
 }
 
 impl GraphBuilder {
@@ -110,6 +112,7 @@ fn attribute(name: &str, value: &Value) -> Attribute {
     match value {
         Value::Int(i) => (attribute.i, attribute.r#type) = (*i, AttributeType::Int as i32),
         Value::Float(f) => (attribute.f, attribute.r#type) = (*f, AttributeType::Float as i32),
+        Value::Text(text) => (attribute.s, attribute.r#type) = (text.as_bytes().to_vec(), AttributeType::String as i32),
         Value::Ints(ints) => (attribute.ints, attribute.r#type) = (ints.clone(), AttributeType::Ints as i32),
     }
     attribute

@@ -32,6 +32,25 @@ impl Lowering<'_> {
         value
     }
 
+    /// Resamples the model's crop, `[N, C, crop, crop]`, to the child's resolution: bicubic with A = -0.75 and half-pixel centres,
+    /// without antialiasing, edges repeated; what `image` does outside the graph.
+    pub(super) fn resample(&mut self, input: &str, crop: usize) -> String {
+        let side = self.net.plan().child.resolution();
+        if side == crop {
+            return input.to_owned();
+        }
+        // Sizes, not scales: a scale is rounded, and a size computed from it may be one short.
+        let outer = self.graph.node("Shape", "resample.outer", &[input], &[("start", Value::Int(0)), ("end", Value::Int(2))]);
+        let inner = self.graph.integers("resample.inner", &[side as i64; 2]);
+        let sizes = self.graph.node("Concat", "resample.sizes", &[&outer, &inner], &[("axis", Value::Int(0))]);
+        let attributes = [
+            ("mode", Value::Text("cubic")),
+            ("cubic_coeff_a", Value::Float(-0.75)),
+            ("coordinate_transformation_mode", Value::Text("half_pixel")),
+        ];
+        self.graph.node("Resize", "resample", &[input, "", "", &sizes], &attributes)
+    }
+
     /// From the trunk's output to the logits `[N, classes]`.
     pub(super) fn classifier(&mut self, trunk: &str, output: &str) {
         let head = &self.net.plan().head;

@@ -17,13 +17,22 @@ use graph::{Dim, GraphBuilder};
 use lower::{Lowering, Norms};
 
 /// Changes whenever the same network would be written differently; part of the key under which built children are kept.
-pub const EXPORTER_VERSION: u32 = 1;
+pub const EXPORTER_VERSION: u32 = 2;
 
-/// Name of the input: float32 `[batch, channels, resolution, resolution]`, normalised.
+/// Name of the input: float32 `[batch, channels, side, side]`, normalised; the side is the child's resolution, or the crop's.
 pub const INPUT: &str = "images";
 
 /// Name of the deployable graph's output: float32 `[batch, classes]`.
 pub const OUTPUT: &str = "logits";
+
+/// What a deployable graph takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// The image at the child's own resolution.
+    Resolution,
+    /// The model's crop, which the graph resamples: one preprocessing for every child, for devices that should get one file.
+    Crop,
+}
 
 /// What a deployable file says of itself, beyond its plan.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +45,8 @@ pub struct Metadata<'a> {
     pub labels: &'a [String],
     /// From an image to the network's input.
     pub preprocessing: &'a Preprocessing,
+    /// What the graph takes.
+    pub input: Input,
 }
 
 /// Writes `net` as a deployable model file: opset 17, standard operators, any batch size.
@@ -46,7 +57,14 @@ pub fn deployable(net: &SlicedNet, stats: &BnStats, metadata: Metadata<'_>) -> R
     let plan = net.plan();
     stats.check(plan)?;
     let mut lowering = Lowering { net, norms: Norms::Folded(stats), graph: GraphBuilder::default() };
-    let input = declare_input(&mut lowering.graph, plan);
+    let input = match metadata.input {
+        Input::Resolution => declare_input(&mut lowering.graph, plan, plan.child.resolution()),
+        Input::Crop => {
+            let crop = metadata.preprocessing.crop as usize;
+            let crop_input = declare_input(&mut lowering.graph, plan, crop);
+            lowering.resample(&crop_input, crop)
+        }
+    };
     let trunk = lowering.trunk(&input);
     lowering.classifier(&trunk, OUTPUT);
     lowering.graph.output(OUTPUT, &[Dim::Batch, Dim::Size(plan.classes)]);
@@ -59,14 +77,14 @@ pub fn deployable(net: &SlicedNet, stats: &BnStats, metadata: Metadata<'_>) -> R
 pub fn calibration(net: &SlicedNet) -> Vec<u8> {
     let plan = net.plan();
     let mut lowering = Lowering { net, norms: Norms::Batch, graph: GraphBuilder::default() };
-    let input = declare_input(&mut lowering.graph, plan);
+    let input = declare_input(&mut lowering.graph, plan, plan.child.resolution());
     let trunk = lowering.trunk(&input);
     lowering.last_batch_norm(&plan.head.conv, &trunk);
     lowering.graph.finish(&format!("calibration of child {}", plan.child.id()), &[])
 }
 
-fn declare_input(graph: &mut GraphBuilder, plan: &Plan) -> String {
-    let side = Dim::Size(plan.child.resolution());
+fn declare_input(graph: &mut GraphBuilder, plan: &Plan, side: usize) -> String {
+    let side = Dim::Size(side);
     graph.input(INPUT, &[Dim::Batch, Dim::Size(plan.input_channels), side, side])
 }
 
@@ -81,6 +99,7 @@ fn properties(plan: &Plan, stats: &BnStats, metadata: Metadata<'_>) -> Vec<(Stri
         ("bignas.params", cost.params.total().to_string()),
         ("bignas.labels", json(serde_json::to_string(metadata.labels))),
         ("bignas.preprocessing", json(serde_json::to_string(metadata.preprocessing))),
+        ("bignas.input", if metadata.input == Input::Crop { "crop" } else { "resolution" }.to_owned()),
         ("bignas.weights_sha256", metadata.weights_sha256.to_owned()),
         ("bignas.calibration_images", stats.images().to_string()),
         ("bignas.calibration_batch", stats.batch().to_string()),
@@ -118,7 +137,8 @@ mod tests {
         let labels = ["cat", "dog", "\"quoted\""].map(str::to_owned);
         let preprocessing =
             Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.5], background: [0; 3] };
-        let metadata = Metadata { model: "tiny", weights_sha256: "abc", labels: &labels, preprocessing: &preprocessing };
+        let metadata =
+            Metadata { model: "tiny", weights_sha256: "abc", labels: &labels, preprocessing: &preprocessing, input: Input::Resolution };
         let bytes = deployable(net, &plain_statistics(net.plan()), metadata).unwrap();
         Model::decode(bytes.as_slice()).unwrap()
     }
@@ -220,7 +240,7 @@ mod tests {
         let (net, other) = (network("fashion-mnist", smallest), network("fashion-mnist", biggest));
         let preprocessing =
             Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.5], background: [0; 3] };
-        let metadata = Metadata { model: "tiny", weights_sha256: "", labels: &[], preprocessing: &preprocessing };
+        let metadata = Metadata { model: "tiny", weights_sha256: "", labels: &[], preprocessing: &preprocessing, input: Input::Resolution };
         let refused = deployable(&net, &plain_statistics(other.plan()), metadata).unwrap_err();
         assert!(matches!(refused, StatisticsError::OtherChild { .. }), "{refused}");
     }

@@ -99,6 +99,9 @@ pub struct Attribute {
     /// An integer value.
     #[prost(int64, tag = "3")]
     pub i: i64,
+    /// A text.
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
     /// A list of integers.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
@@ -117,6 +120,8 @@ pub enum AttributeType {
     Float = 1,
     /// An integer.
     Int = 2,
+    /// A text.
+    String = 3,
     /// A list of integers.
     Ints = 7,
 }

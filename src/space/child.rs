@@ -43,7 +43,8 @@ impl StageChoices {
     /// A stage whose `depth` layers all make the same choice.
     #[must_use]
     pub fn uniform(depth: usize, channels: usize, kernel: usize, expansion: usize) -> Self {
-        Self { depth, channels: vec![channels; depth], kernel: vec![kernel; depth], expansion: vec![expansion; depth] }
+        let for_layers = |value: usize| OneOrMany::One(value).for_layers(depth);
+        Self { depth, channels: for_layers(channels), kernel: for_layers(kernel), expansion: for_layers(expansion) }
     }
 }
 

@@ -51,6 +51,18 @@ pub enum ChildError {
         /// The stage's depth.
         depth: usize,
     },
+    /// The lists of a published configuration belong to different numbers of stages.
+    #[error("{list} has {entries} entries; {stages} stages need {expected}")]
+    Lists {
+        /// Name of the list, such as `width`.
+        list: &'static str,
+        /// Its entries.
+        entries: usize,
+        /// Entries of `depth`.
+        stages: usize,
+        /// Entries that the list needs.
+        expected: usize,
+    },
     /// The space chooses once for the whole stage, but the child's layers differ.
     #[error("stage {stage}: {choice} must be the same in every layer of this stage, but layer {layer} differs from layer 1")]
     Uneven {

@@ -3,6 +3,7 @@
 //! A space is data. It is read from a file, checked once by [`SearchSpace::validate`], and never changed afterwards. This
 //! module and its children know no tensors and do no I/O; everything that has to know a layer's shape asks [`Plan`].
 
+mod by_stage;
 mod child;
 mod cost;
 mod error;
@@ -12,6 +13,7 @@ mod presets;
 mod random;
 mod validate;
 
+pub use by_stage::ByStage;
 pub use child::{Child, ChildId, Choices, ParseChildIdError, StageChoices};
 pub use cost::{Breakdown, Cost};
 pub use error::{ChildError, SpaceError};

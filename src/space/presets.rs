@@ -3,15 +3,18 @@
 use super::SearchSpace;
 
 /// Names that [`preset`] knows.
-pub const PRESETS: [&str; 3] = ["bignas", "cifar10", "fashion-mnist"];
+pub const PRESETS: [&str; 4] = ["attentivenas", "bignas", "cifar10", "fashion-mnist"];
 
 /// The search space called `name`, or `None` where there is no such preset.
 ///
+/// - `attentivenas`: the space of AttentiveNAS and AlphaNet, for ImageNet, whose weights are public; deployable also between the
+///   resolutions that they were trained at.
 /// - `bignas`: Table 1 of the paper, for ImageNet; deployable also at the resolutions unseen in training.
 /// - `cifar10`, `fashion-mnist`: small spaces for 32×32 colour and 28×28 grey images, sized for training on two CPU cores.
 #[must_use]
 pub fn preset(name: &str) -> Option<SearchSpace> {
     let text = match name {
+        "attentivenas" => include_str!("presets/attentivenas.json"),
         "bignas" => include_str!("presets/bignas.json"),
         "cifar10" => include_str!("presets/cifar10.json"),
         "fashion-mnist" => include_str!("presets/fashion-mnist.json"),

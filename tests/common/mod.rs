@@ -48,12 +48,13 @@ impl TestModel {
         let draft = Draft {
             name: "test".into(),
             labels: (0..10).map(|class| format!("class {class}")).collect(),
+            class_folders: None,
             preprocessing: preprocessing(),
             space: space.clone(),
-            calibration: Some((noise(32, 28, 1), 16, 0)),
+            calibration: Some((noise(32, 28, 1).into(), 16, 0)),
             training: None,
         };
-        let mut model = Model::create(directory.path(), draft, &weights).unwrap();
+        let mut model = Model::create(directory.path(), draft, weights).unwrap();
         let children = largest_within(&space, 10, &Grid::of(&space), &spread_budgets(&space, 10, 6));
         let source = bignas::checkpoint::AccuracySource {
             dataset: "none".into(),

@@ -1,0 +1,129 @@
+//! Which images a command recalibrates on: the model's own, a folder's, or a file's.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+
+use super::common::progress_bar;
+use crate::calibrate::Batches;
+use crate::checkpoint::Model;
+use crate::data::{CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
+use crate::image::{DecodeLimits, Preprocessing, decode};
+
+/// Flags that choose other calibration images than the model's.
+#[derive(Debug, Args)]
+pub(super) struct CalibrationArgs {
+    /// Recalibrate on these images, not the model's own: a folder of images at any depth, or a safetensors file with one tensor
+    /// `images` [N, C, S, S] of the model's crop, uint8, or float32 if normalised already
+    #[arg(long, value_name = "DIR|FILE")]
+    calibration: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+/// How calibration images are drawn and grouped.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Sampling {
+    /// How many images to draw from a folder
+    #[arg(long, default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    calibration_images: u32,
+    /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64, if not given
+    #[arg(long, value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    calibration_batch: Option<u16>,
+    /// Seed of the draw
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    calibration_seed: u64,
+}
+
+/// Images in a batch of the recalibration, where nothing is said.
+const BATCH: usize = 64;
+
+/// A folder's unreadable images are left out, up to one in this many of those drawn.
+const CORRUPT_SHARE: usize = 20;
+
+impl CalibrationArgs {
+    /// The images to recalibrate children of `model` on, and their batches.
+    pub(super) fn load(&self, model: &Model) -> anyhow::Result<(CalibrationSet, Batches)> {
+        let own = model.card.calibration.as_ref().map(|calibration| calibration.batch);
+        let images = match &self.calibration {
+            Some(path) => self.sampling.read(path, &model.card.preprocessing)?,
+            None => model.calibration_images()?.with_context(|| {
+                format!("model {} ships no calibration images: give some with --calibration DIR or FILE.safetensors", model.card.name)
+            })?,
+        };
+        Ok((images, Batches::of(self.sampling.batch().or(own).unwrap_or(BATCH))))
+    }
+}
+
+impl Sampling {
+    /// Images in a batch, as far as the command line says.
+    fn batch(&self) -> Option<usize> {
+        self.calibration_batch.map(usize::from)
+    }
+
+    /// Images, the size of their batches, and the seed of the draw.
+    pub(super) fn draft(&self, path: &Path, preprocessing: &Preprocessing) -> anyhow::Result<(CalibrationSet, usize, u64)> {
+        let images = self.read(path, preprocessing)?;
+        let batch = self.batch().unwrap_or(BATCH.min(images.count()));
+        ensure!(
+            batch <= images.count(),
+            "{} calibration images do not fill a batch of {batch}: give a smaller --calibration-batch, or more images",
+            images.count()
+        );
+        Ok((images, batch, self.calibration_seed))
+    }
+
+    /// Reads a file as it is, or draws from a folder.
+    fn read(&self, path: &Path, preprocessing: &Preprocessing) -> anyhow::Result<CalibrationSet> {
+        if path.is_dir() {
+            return Ok(self.draw(path, preprocessing)?.into());
+        }
+        let images = CalibrationSet::read(path)?;
+        let [_, channels, height, width] = images.shape();
+        let (crop, expected) = (preprocessing.crop as usize, preprocessing.channels());
+        ensure!(
+            (channels, height, width) == (expected, crop, crop),
+            "{}: the images are [{channels}, {height}, {width}], but the model's crop is [{expected}, {crop}, {crop}]",
+            path.display()
+        );
+        Ok(images)
+    }
+
+    /// Draws images from a folder of any size, by the seed and the sorted paths alone, and cuts them as the model does.
+    fn draw(&self, folder: &Path, preprocessing: &Preprocessing) -> anyhow::Result<PatchSet> {
+        let files = image_files(folder)?;
+        let wanted = calibration_indices(files.len(), self.calibration_images as usize, self.calibration_seed);
+        let bar = progress_bar(wanted.len(), "reading calibration images");
+        let mut patches = Vec::with_capacity(wanted.len());
+        let mut unreadable = Vec::new();
+        for index in &wanted {
+            let path = &files[*index];
+            let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+            match decode(&bytes, &DecodeLimits::default(), preprocessing.channels(), preprocessing.background) {
+                Ok(pixels) => patches.push(pixels.centre_crop(preprocessing)?),
+                Err(source) => unreadable.push(DataError::Decode { path: path.clone(), source }),
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if unreadable.len() > wanted.len() / CORRUPT_SHARE {
+            let count = unreadable.len();
+            let first = unreadable.swap_remove(0);
+            return Err(anyhow::Error::new(first).context(format!("{count} of {} calibration images cannot be read", wanted.len())));
+        }
+        for error in &unreadable {
+            eprintln!("left out: {}", describe(error));
+        }
+        if patches.is_empty() {
+            bail!("no image in {} could be read", folder.display());
+        }
+        Ok(PatchSet::from_patches(&patches)?)
+    }
+}
+
+/// An error and its causes in one line.
+fn describe(error: &DataError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
