@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use bignas::calibrate::{Batches, recalibrate};
+use bignas::calibrate::{Batches, Calibrator, recalibrate};
 use bignas::checkpoint::{BnStats, GammaInit, Weights};
 use bignas::data::{CalibrationSet, PatchSet};
 use bignas::image::{Filter, Preprocessing};
@@ -116,7 +116,8 @@ impl Bench {
         };
         let recalibrated = || {
             let batches = Batches::of(BATCH);
-            black_box(recalibrate(&self.runtime, &net, &calibration, &self.preprocessing, batches, threads).expect("recalibrates"));
+            let calibrator = Calibrator { runtime: &self.runtime, images: &calibration, batches, threads, stop: None };
+            black_box(recalibrate(&net, &self.preprocessing, &calibrator).expect("recalibrates"));
         };
         plain();
         let mut ratios: Vec<f64> = (0..PAIRS).map(|_| seconds(recalibrated) / seconds(&mut plain)).collect();

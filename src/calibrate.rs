@@ -5,6 +5,7 @@
 //! dropped; kept are the equal-weight mean of the batch means and of the unbiased batch variances.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -30,6 +31,21 @@ impl Batches {
     }
 }
 
+/// What recalibrates children.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibrator<'a> {
+    /// ONNX Runtime.
+    pub runtime: &'a Runtime,
+    /// The images.
+    pub images: &'a CalibrationSet,
+    /// How they are grouped.
+    pub batches: Batches,
+    /// On how many threads to compute.
+    pub threads: usize,
+    /// Where set, a recalibration ends with [`CalibrateError::Stopped`] before its next batch.
+    pub stop: Option<&'a AtomicBool>,
+}
+
 /// A child that could not be recalibrated.
 #[derive(Debug, Error)]
 pub enum CalibrateError {
@@ -47,30 +63,27 @@ pub enum CalibrateError {
     /// ONNX Runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Somebody wanted it to stop.
+    #[error("the recalibration was stopped")]
+    Stopped,
     /// The measured statistics are unusable, for example not finite.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
 }
 
-/// Measures the statistics of every batch norm of `net` over `images`, on `threads` threads.
+/// Measures the statistics of every batch norm of `net`, whose input `preprocessing` describes.
 ///
 /// # Errors
 /// [`CalibrateError`]; nothing is kept of a measurement that fails.
-pub fn recalibrate(
-    runtime: &Runtime,
-    net: &SlicedNet,
-    images: &CalibrationSet,
-    preprocessing: &Preprocessing,
-    batches: Batches,
-    threads: usize,
-) -> Result<BnStats, CalibrateError> {
+pub fn recalibrate(net: &SlicedNet, preprocessing: &Preprocessing, calibrator: &Calibrator<'_>) -> Result<BnStats, CalibrateError> {
     let plan = net.plan();
+    let Calibrator { images, batches, threads, .. } = *calibrator;
     let batch_count = images.count().checked_div(batches.size).unwrap_or(0);
     if batch_count == 0 {
         return Err(CalibrateError::TooFew { images: images.count(), batch: batches.size });
     }
     let graph = onnx::calibration(net);
-    let job = Job { runtime, graph: &graph, resolution: plan.child.resolution(), child: plan.child.id(), images, preprocessing, batches };
+    let job = Job { calibrator, graph: &graph, resolution: plan.child.resolution(), child: plan.child.id(), preprocessing };
     let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (name, values) in job.run(batch_count, threads.clamp(1, batch_count))? {
         let sum = sums.entry(name).or_insert_with(|| vec![0.0; values.len()]);
@@ -96,13 +109,11 @@ type Outputs = Vec<(String, Vec<f32>)>;
 
 /// What every thread of a recalibration reads.
 struct Job<'a> {
-    runtime: &'a Runtime,
+    calibrator: &'a Calibrator<'a>,
     graph: &'a [u8],
     resolution: usize,
     child: ChildId,
-    images: &'a CalibrationSet,
     preprocessing: &'a Preprocessing,
-    batches: Batches,
 }
 
 impl Job<'_> {
@@ -124,11 +135,14 @@ impl Job<'_> {
     /// The outputs of every `step`-th batch from `first` on.
     fn run_every(&self, first: usize, step: usize, batch_count: usize) -> Result<Vec<Outputs>, CalibrateError> {
         let what = format!("the calibration of child {}", self.child);
-        let mut network = Network::load_for_few_runs(self.runtime, self.graph, &what, 1)?;
-        let size = self.batches.size;
+        let Calibrator { runtime, images, batches: Batches { size }, stop, .. } = *self.calibrator;
+        let mut network = Network::load_for_few_runs(runtime, self.graph, &what, 1)?;
         let mut input = vec![0.0; size * network.input_shape().iter().product::<usize>()];
         let run = |batch| {
-            fill(&mut input, self.images, batch * size, self.resolution, self.preprocessing)?;
+            if stop.is_some_and(|stop| stop.load(Ordering::Acquire)) {
+                return Err(CalibrateError::Stopped);
+            }
+            fill(&mut input, images, batch * size, self.resolution, self.preprocessing)?;
             Ok(network.run_all(&input, size)?)
         };
         (first..batch_count).step_by(step).map(run).collect()

@@ -4,11 +4,9 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::calibrate::{Batches, CalibrateError, recalibrate};
+use crate::calibrate::{CalibrateError, Calibrator, recalibrate};
 use crate::checkpoint::{BnStats, Model, StatisticsError};
-use crate::data::CalibrationSet;
 use crate::onnx::{self, Input, Metadata};
-use crate::runtime::Runtime;
 use crate::slice::{SliceError, slice};
 use crate::space::{Child, Plan};
 
@@ -48,25 +46,17 @@ pub enum DeployError {
     Statistics(#[from] StatisticsError),
 }
 
-/// Makes `child` deployable, recalibrated on `images` in `batches`, on `threads` threads; the graph takes `input`.
+/// Makes `child` deployable, recalibrated by `calibrator`; the graph takes `input`.
 ///
 /// # Errors
 /// [`DeployError`].
-pub fn deploy(
-    model: &Model,
-    child: &Child,
-    runtime: &Runtime,
-    images: &CalibrationSet,
-    batches: Batches,
-    threads: usize,
-    input: Input,
-) -> Result<Deployed, DeployError> {
+pub fn deploy(model: &Model, child: &Child, calibrator: &Calibrator<'_>, input: Input) -> Result<Deployed, DeployError> {
     let card = &model.card;
     let plan = Plan::new(&card.space, child, card.labels.len());
     let begin = Instant::now();
     let net = slice(&model.weights, &plan)?;
     let sliced = Instant::now();
-    let stats = recalibrate(runtime, &net, images, &card.preprocessing, batches, threads)?;
+    let stats = recalibrate(&net, &card.preprocessing, calibrator)?;
     let calibrated = Instant::now();
     let (model, weights_sha256) = (card.name.as_str(), card.weights_sha256.as_str());
     let metadata = Metadata { model, weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing, input };

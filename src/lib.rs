@@ -10,6 +10,8 @@
 // Not in Cargo.toml: tests may unwrap, and clippy does not take the helpers of an integration test for tests.
 #![warn(clippy::unwrap_used)]
 
+pub mod allocator;
+
 pub mod files;
 pub mod space;
 

@@ -6,7 +6,7 @@
 
 mod common;
 
-use bignas::calibrate::{Batches, recalibrate};
+use bignas::calibrate::{Batches, Calibrator, recalibrate};
 use bignas::checkpoint::{BnStats, GammaInit, Weights};
 use bignas::data::PatchSet;
 use bignas::image::{Filter, Preprocessing};
@@ -67,7 +67,8 @@ impl Model {
         let sliced = slice(&self.weights, plan).expect("weights of this space");
         let calibration = PatchSet { count: 2 * self.batch, data: self.bytes(0, 2).to_vec(), ..self.patches }.into();
         let batches = Batches::of(self.batch);
-        let stats = recalibrate(&self.runtime, &sliced, &calibration, &self.preprocessing, batches, 1).expect("recalibrates");
+        let calibrator = Calibrator { runtime: &self.runtime, images: &calibration, batches, threads: 1, stop: None };
+        let stats = recalibrate(&sliced, &self.preprocessing, &calibrator).expect("recalibrates");
         let labels = vec!["a".to_owned(); CLASSES];
         let metadata =
             Metadata { model: "parity", weights_sha256: "", labels: &labels, preprocessing: &self.preprocessing, input: Input::Resolution };

@@ -74,7 +74,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
     let model = Model::open(&here.join("model")).expect("a model directory");
     assert_eq!((model.card.name.as_str(), &model.card.labels[..]), ("stripes", &CLASSES.map(str::to_owned)[..]));
     let images = model.calibration_images().expect("reads").expect("ships with the model");
-    assert_eq!((images.count, images.size, images.channels), (64, 28, 1));
+    assert_eq!(images.shape(), [64, 1, 28, 28]);
 
     let budgets = ["--dataset", "Stripes", "--budgets", "3", "--mutations", "1", "--images", "64"];
     succeed(bignas(here, &[&["search", "--model", "model", "--data", "images"], &budgets[..]].concat()));

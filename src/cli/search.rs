@@ -9,13 +9,13 @@ use anyhow::ensure;
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, open_images, progress_bar};
 use super::evaluate::evaluate;
-use crate::calibrate;
+use crate::calibrate::Calibrator;
 use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
-use crate::data::{Augment, CalibrationSet, ImageSet, PatchSet, Source, Split, calibration_indices};
+use crate::data::{Augment, ImageSet, PatchSet, Source, Split, calibration_indices};
 use crate::deploy::deploy;
 use crate::evaluate::Tally;
 use crate::onnx::Input;
-use crate::runtime::{Network, Runtime};
+use crate::runtime::Network;
 use crate::search::{Grid, Scored, SearchSettings, pareto_front, search, select, spread_budgets};
 use crate::space::Child;
 
@@ -70,7 +70,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         seed: args.seed,
     };
     let selection = Selection::draw(&model, &train, args.images as usize, args.seed)?;
-    let judge = Judge { model: &model, runtime: &runtime, images: &calibration_images, batches, threads: args.runtime.threads() };
+    let threads = args.runtime.threads();
+    let calibrator = Calibrator { runtime: &runtime, images: &calibration_images, batches, threads, stop: None };
+    let judge = Judge { model: &model, calibrator };
     let bar = progress_bar(0, "searching");
     let scored = search(&space, classes, &settings, |child, progress| {
         bar.set_length(progress.total as u64);
@@ -123,16 +125,14 @@ impl Selection {
 /// Recalibrates children and measures them.
 struct Judge<'a> {
     model: &'a Model,
-    runtime: &'a Runtime,
-    images: &'a CalibrationSet,
-    batches: calibrate::Batches,
-    threads: usize,
+    calibrator: Calibrator<'a>,
 }
 
 impl Judge<'_> {
     fn network(&self, child: &Child) -> anyhow::Result<Network> {
-        let deployed = deploy(self.model, child, self.runtime, self.images, self.batches, self.threads, Input::Resolution)?;
-        Ok(Network::load(self.runtime, &deployed.onnx, &format!("child {}", child.id()), self.threads)?)
+        let deployed = deploy(self.model, child, &self.calibrator, Input::Resolution)?;
+        let Calibrator { runtime, threads, .. } = self.calibrator;
+        Ok(Network::load(runtime, &deployed.onnx, &format!("child {}", child.id()), threads)?)
     }
 
     fn accuracy(&self, child: &Child, selection: &Selection) -> anyhow::Result<f64> {

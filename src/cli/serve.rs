@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -45,8 +46,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let state = AppState::new(engine.clone(), &args.http);
     // Whoever started the server may not read what it prints.
     let _ = writeln!(std::io::stdout(), "{}", announcement(&engine, &directory, address));
-    listen(listener, state, &args.http).await.context("cannot wait for signals")
+    let served = listen(listener, state, &args.http).await.context("cannot wait for signals");
+    // ONNX Runtime cleans up after itself when the process ends, and nothing may run in it then.
+    tokio::task::spawn_blocking(move || engine.stop(STOP_LIMIT)).await?;
+    served
 }
+
+/// How long to wait at the end for a child that is being built: a recalibration stops before its next batch.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 fn start_engine(model: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
     let runtime = load_runtime(options.onnxruntime.as_deref())?;

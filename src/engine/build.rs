@@ -1,18 +1,18 @@
 //! Building a child: slice, recalibrate, export; and loading what was built.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::store::{Receipt, Store};
-use crate::calibrate::Batches;
+use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::{Model, ModelError};
 use crate::deploy::{DeployError, deploy};
 use crate::files::sha256;
 use crate::metrics::Metrics;
-use crate::onnx::EXPORTER_VERSION;
-use crate::onnx::Input;
+use crate::onnx::{EXPORTER_VERSION, Input};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::space::{Child, ChildId};
 
@@ -69,6 +69,8 @@ pub(super) struct Builder {
     pub(super) metrics: Arc<Metrics>,
     /// Threads that one recalibration computes on.
     pub(super) threads: usize,
+    /// Whether a running recalibration is to end early.
+    pub(super) stop: AtomicBool,
     /// Hash of everything that all built children of this process depend on.
     common: String,
 }
@@ -76,7 +78,7 @@ pub(super) struct Builder {
 impl Builder {
     pub(super) fn new(model: Arc<Model>, runtime: Runtime, store: Store, metrics: Arc<Metrics>, threads: usize) -> Self {
         let common = common_key(&model, &runtime);
-        Self { model, runtime, store, metrics, threads, common }
+        Self { model, runtime, store, metrics, threads, stop: AtomicBool::new(false), common }
     }
 
     /// The key under which a built child is kept.
@@ -104,7 +106,14 @@ impl Builder {
         let (Some(images), Some(calibration)) = (images, &card.calibration) else {
             return Err(BuildError::NoCalibration(card.name.clone()));
         };
-        let deployed = deploy(&self.model, child, &self.runtime, &images, Batches::of(calibration.batch), self.threads, Input::Resolution)
+        let calibrator = Calibrator {
+            runtime: &self.runtime,
+            images: &images,
+            batches: Batches::of(calibration.batch),
+            threads: self.threads,
+            stop: Some(&self.stop),
+        };
+        let deployed = deploy(&self.model, child, &calibrator, Input::Resolution)
             .map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
         self.record("slice", deployed.times.slice);
         self.record("calibrate", deployed.times.calibrate);

@@ -10,6 +10,7 @@ use super::build::BuildError;
 use super::loaded::LoadedChild;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
+use crate::allocator::return_freed_memory;
 use crate::runtime::measure_latency_ms;
 use crate::space::{Child, ChildId};
 
@@ -84,8 +85,10 @@ impl Engine {
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
+            return_freed_memory();
             if inner.latencies.get(id).is_none() {
                 inner.measure_now(id);
+                return_freed_memory();
             }
         });
         self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;

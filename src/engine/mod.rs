@@ -15,7 +15,7 @@ mod warm_up;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -104,6 +104,18 @@ impl Engine {
         let engine = Self { inner: Arc::new(inner) };
         engine.start_warm_up().map_err(StartError::Thread)?;
         Ok(engine)
+    }
+
+    /// Ends everything that runs: waiting work is dropped, a recalibration stops before its next batch. Waits until `limit` for it.
+    pub fn stop(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.inner.draining.store(true, Ordering::Release);
+        self.inner.builder.stop.store(true, Ordering::Release);
+        for threads in [&self.inner.builders, &self.inner.workers] {
+            if !threads.stop(deadline.saturating_duration_since(Instant::now())) {
+                tracing::warn!("work still runs and is cut off");
+            }
+        }
     }
 
     /// What the model says of itself.

@@ -29,10 +29,11 @@ impl Engine {
         let begin = Instant::now();
         let children = self.inner.registry.all();
         for known in &children {
+            let outcome = self.warm_up_child(&known.child).await;
             if self.inner.draining.load(Ordering::Acquire) {
                 return;
             }
-            if let Err(error) = self.warm_up_child(&known.child).await {
+            if let Err(error) = outcome {
                 // The child answers its requests with the same error; the others are served.
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(child = %known.child.id(), error, "cannot build a child of the family");
@@ -52,7 +53,7 @@ impl Engine {
                 self.measure(child.id()).await
             };
             match built.await {
-                Err(BuildError::Busy { .. }) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(BuildError::Busy { .. }) if !self.inner.draining.load(Ordering::Acquire) => tokio::time::sleep(BUSY_PAUSE).await,
                 outcome => return outcome,
             }
         }

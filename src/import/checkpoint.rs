@@ -73,7 +73,7 @@ impl Checkpoint {
         let mut archive = ZipArchive::new(file).map_err(|error| match error {
             ZipError::Io(source) => io(source),
             other => format(format!(
-                "neither a PyTorch zip archive ({other}) nor named .safetensors; torch.save of PyTorch 1.6 or newer writes one"
+                "neither a whole PyTorch zip archive ({other}) nor named .safetensors; torch.save of PyTorch 1.6 or newer writes one"
             )),
         })?;
         let names: Vec<String> = archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned())).collect();
@@ -220,4 +220,48 @@ fn read_entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, most: u64) 
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(offset: usize, shape: &[usize], strides: &[usize]) -> TensorView {
+        TensorView { storage: 0, offset, shape: shape.to_vec(), strides: strides.to_vec() }
+    }
+
+    #[test]
+    fn views_are_gathered_in_row_major_order() {
+        let bytes: Vec<u8> = (0..6u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
+        let cases = [
+            (view(0, &[2, 3], &[3, 1]), vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+            (view(0, &[3, 2], &[1, 3]), vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]),
+            (view(4, &[2], &[1]), vec![4.0, 5.0]),
+            (view(1, &[2, 1], &[3, 77]), vec![1.0, 4.0]),
+            (view(5, &[], &[]), vec![5.0]),
+            (view(9, &[0, 4], &[4, 1]), vec![]),
+        ];
+        for (view, expected) in cases {
+            assert_eq!(gather(&bytes, &view), Ok(expected), "{view:?}");
+        }
+    }
+
+    #[test]
+    fn views_that_reach_outside_or_multiply_the_file_are_refused() {
+        let bytes = [0; 24];
+        let cases = [
+            (view(0, &[7], &[1]), "reaches beyond"),
+            (view(6, &[1], &[1]), "reaches beyond"),
+            (view(0, &[2, 3], &[4, 1]), "reaches beyond"),
+            (view(usize::MAX, &[2], &[1]), "reaches beyond"),
+            (view(0, &[2, usize::MAX], &[1, 1]), "reaches beyond"),
+            (view(0, &[2], &[usize::MAX]), "reaches beyond"),
+            (view(0, &[1 << 40], &[0]), "overlap"),
+            (view(0, &[4, 3], &[1, 1]), "overlap"),
+        ];
+        for (view, expected) in cases {
+            let problem = gather(&bytes, &view).unwrap_err();
+            assert!(problem.contains(expected), "{view:?}: {problem}");
+        }
+    }
 }

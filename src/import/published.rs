@@ -93,3 +93,45 @@ impl Source {
         Ok(members)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::space;
+    use crate::space::{Plan, layout};
+
+    /// Multiply-adds as the groups' own counter gives them, and accuracies as they published them, in per cent.
+    #[test]
+    fn the_published_children_cost_what_was_published() {
+        let table = [
+            ("203.39", Some(0.773), Some(0.7787)),
+            ("279.24", Some(0.784), Some(0.7894)),
+            ("316.73", Some(0.788), Some(0.7920)),
+            ("356.52", Some(0.791), Some(0.7941)),
+            ("443.53", Some(0.798), Some(0.8001)),
+            ("490.52", Some(0.801), None),
+            ("709.01", Some(0.807), Some(0.8078)),
+        ];
+        let space = space();
+        let found = |source: Source| -> Vec<(String, Option<f64>)> {
+            let members = source.members(&space).unwrap();
+            let macs = |child| format!("{:.2}", Plan::new(&space, child, imagenet::CLASSES).cost().macs.millions());
+            members.iter().map(|member| (macs(&member.child), member.accuracy)).collect()
+        };
+        let expected = |pick: fn(&(&str, Option<f64>, Option<f64>)) -> Option<f64>| -> Vec<(String, Option<f64>)> {
+            table.iter().filter(|row| pick(row).is_some()).map(|row| (row.0.to_owned(), pick(row))).collect()
+        };
+        assert_eq!(found(Source::AttentiveNas), expected(|row| row.1));
+        assert_eq!(found(Source::AlphaNet), expected(|row| row.2));
+    }
+
+    /// The published checkpoint has 23,934,704 parameters; 30 shortcuts within stages, which no child can use, are among them.
+    #[test]
+    fn the_layout_is_the_published_checkpoints() {
+        let space = space();
+        let ours: usize = layout(&space, imagenet::CLASSES).iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
+        let widest = |values: &[usize]| values.iter().copied().max().unwrap_or(0);
+        let unused: usize = space.stages.iter().map(|stage| (widest(&stage.depth) - 1) * widest(&stage.channels).pow(2)).sum();
+        assert_eq!(ours + unused, 23_934_704);
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A unit of work. It runs once, on one worker, or is dropped unrun when the workers stop.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -14,6 +15,9 @@ pub struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// How often [`Workers::stop`] looks whether jobs have ended.
+const STOP_POLL: Duration = Duration::from_millis(2);
 
 /// The queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,15 +88,28 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
+impl Workers {
+    /// Takes no more jobs, drops those that wait, and waits until `limit` for those that run. Says whether all have ended.
+    pub fn stop(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
         let unrun = {
             let mut queue = self.shared.lock();
             queue.stopped = true;
+            queue.waiting = 0;
             std::mem::take(&mut queue.jobs)
         };
         drop(unrun);
         self.shared.arrived.notify_all();
+        while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            std::thread::sleep(STOP_POLL);
+        }
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
         let current = std::thread::current().id();
         for thread in self.threads.drain(..) {
             // The last handle may be dropped by a job, on a worker; a thread cannot wait for itself.
@@ -166,6 +183,19 @@ mod tests {
         workers.submit(1, Box::new(move || done.send(7).unwrap())).unwrap();
         assert_eq!(result.recv(), Ok(7));
         assert_eq!(panics.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn stopping_waits_for_what_runs_but_not_for_ever() {
+        let workers = Workers::start("test", 1, 10, || {}).unwrap();
+        let (release, gate) = channel::<()>();
+        let (started, running) = channel();
+        workers.submit(1, Box::new(move || (started.send(()).unwrap(), gate.recv().unwrap()).1)).unwrap();
+        running.recv().unwrap();
+        assert!(!workers.stop(Duration::from_millis(1)), "the job still runs");
+        assert_eq!(workers.submit(1, Box::new(|| {})), Err(Full { waiting: 0 }));
+        release.send(()).unwrap();
+        assert!(workers.stop(Duration::from_secs(60)));
     }
 
     #[test]

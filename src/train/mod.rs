@@ -1,6 +1,5 @@
 //! Training a single-stage model with libtorch: the paper's techniques, one file each.
 
-mod allocator;
 mod elastic;
 mod error;
 mod input;
@@ -15,7 +14,6 @@ mod settings;
 mod trainer;
 mod validation;
 
-pub use allocator::keep_freed_memory;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::Normaliser;

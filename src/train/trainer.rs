@@ -81,7 +81,7 @@ pub struct Provenance {
 /// # Errors
 /// [`TrainError`]; all checkpoints so far stay.
 pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outcome, TrainError> {
-    super::keep_freed_memory();
+    crate::allocator::keep_freed_memory();
     tch::set_num_threads(i32::try_from(job.threads).unwrap_or(1));
     let mut training = if resume { Training::resume(job, settings)? } else { Training::start(job, settings)? };
     let steps = training.steps();

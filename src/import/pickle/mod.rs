@@ -135,3 +135,91 @@ fn refused(what: String) -> ImportError {
 fn broken(problem: &'static str) -> ImportError {
     ImportError::Pickle { problem }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `{'state_dict': OrderedDict([('w', tensor)])}` with a tensor of shape [2, 3], as PyTorch writes it.
+    fn tensor_dictionary() -> Vec<u8> {
+        let mut bytes = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dictq\x01ccollections\nOrderedDict\nq\x02)Rq\x03".to_vec();
+        bytes.extend(b"X\x01\x00\x00\x00wq\x04ctorch._utils\n_rebuild_tensor_v2\nq\x05");
+        bytes.extend(
+            b"((X\x07\x00\x00\x00storageq\x06ctorch\nFloatStorage\nq\x07X\x01\x00\x00\x000q\x08X\x03\x00\x00\x00cpuq\x09K\x06tq\x0aQ",
+        );
+        bytes.extend(b"K\x00K\x02K\x03\x86q\x0bK\x03K\x01\x86q\x0c\x89h\x02)Rq\x0dtq\x0eRq\x0f");
+        // The ordered dictionary's attributes, as modules leave them.
+        bytes.extend(b"s}q\x10X\x09\x00\x00\x00_metadataq\x11h\x02)Rsbs.");
+        bytes
+    }
+
+    #[test]
+    fn what_pytorch_writes_is_read() {
+        let (pickle, top) = Pickle::read(&tensor_dictionary()).unwrap();
+        let Value::Dict(top) = top else { panic!("{top:?} is a dictionary") };
+        let [(key, Value::Dict(state))] = pickle.dicts[top][..] else { panic!("one entry, not {:?}", pickle.dicts[top]) };
+        assert_eq!(pickle.text(key), Some("state_dict"));
+        let [(name, Value::Tensor(tensor))] = pickle.dicts[state][..] else { panic!("one tensor, not {:?}", pickle.dicts[state]) };
+        assert_eq!(pickle.text(name), Some("w"));
+        assert_eq!(pickle.tensors[tensor], TensorView { storage: 0, offset: 0, shape: vec![2, 3], strides: vec![3, 1] });
+        assert_eq!(pickle.storages, [Storage { element: Element::Float, key: "0".to_owned() }]);
+    }
+
+    #[test]
+    fn what_would_run_code_is_refused_by_name() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.", "os.system"),
+            (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x01x\x85R.", "builtins.eval"),
+            (b"\x80\x02ctorch\nload\n.", "torch.load"),
+            (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "instruction 0x81"),
+            (b"\x80\x02K\x01}b.", "attributes of what is no dictionary"),
+            (b"\x80\x00.", "pickle protocol 0"),
+        ];
+        for (bytes, what) in cases {
+            let error = Pickle::read(bytes).unwrap_err();
+            assert!(matches!(&error, ImportError::Refused { what: found } if found == what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pickle_cut_or_garbled_anywhere_is_an_error_or_data() {
+        let whole = tensor_dictionary();
+        for length in 0..whole.len() {
+            assert!(Pickle::read(&whole[..length]).is_err(), "{length} of {} bytes", whole.len());
+        }
+        for at in 0..whole.len() {
+            for byte in 0..=255 {
+                let mut garbled = whole.clone();
+                garbled[at] = byte;
+                // Whatever comes out, nothing panics.
+                let _ = Pickle::read(&garbled);
+            }
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_no_danger() {
+        let mut bytes = b"\x80\x02)".to_vec();
+        bytes.resize(bytes.len() + 1_000_000, 0x85);
+        bytes.push(b'.');
+        assert!(matches!(Pickle::read(&bytes), Ok((_, Value::List(_)))));
+    }
+
+    #[test]
+    fn programs_that_make_no_sense_are_errors() {
+        let cases: [&[u8]; 8] = [
+            b".",
+            b"\x80\x02t.",
+            b"\x80\x02h\x07.",
+            b"\x80\x02K\x01K\x02s.",
+            b"\x80\x02}K\x01(u.",
+            b"\x80\x02(K\x010e.",
+            b"\x80\x02X\xff\xff\xff\xff.",
+            b"\x80\x02K\x01Q.",
+        ];
+        for bytes in cases {
+            let error = Pickle::read(bytes).unwrap_err();
+            assert!(matches!(error, ImportError::Pickle { .. }), "{bytes:?}: {error}");
+        }
+    }
+}
