@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use bignas::data::{Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, RandomCrop, Source, Split};
+use bignas::data::{Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, RandomCrop, Source, Split, image_files};
 use bignas::image::{DecodeLimits, Filter, Preprocessing};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -152,6 +152,35 @@ fn folders_are_classes_in_order() {
     let empty = tempfile::tempdir().expect("a directory");
     fs::create_dir_all(empty.path().join("train/apple")).expect("creates");
     assert!(matches!(ImageSet::open(empty.path(), Split::Train, options()), Err(DataError::Layout { .. })));
+}
+
+/// ImageNet's validation images lie in folders of classes, with no `train` or `val` above them.
+#[test]
+fn the_folders_of_one_split_are_a_test_set_but_nothing_to_train_on() {
+    let dir = folder_dir();
+    let classes = vec!["plum".to_owned(), "pear".to_owned(), "apple".to_owned()];
+    let named = DataOptions { class_names: Some(classes), ..options() };
+    let split = dir.path().join("train");
+    let test = ImageSet::open(&split, Split::Test, named.clone()).expect("opens");
+    let labels: Vec<_> = (0..test.len()).filter_map(|i| test.label(i)).collect();
+    assert_eq!(labels, [1, 1, 1, 2, 2, 2], "labels are those of the given classes");
+    assert!(matches!(ImageSet::open(&split, Split::Train, named), Err(DataError::Layout { .. })));
+}
+
+#[test]
+fn image_files_are_found_at_any_depth_and_sorted() {
+    let dir = folder_dir();
+    fs::write(dir.path().join("train/notes.txt"), "not an image").expect("writes");
+    fs::write(dir.path().join("train/UPPER.JPEG"), "an image by its name").expect("writes");
+    let files = image_files(dir.path()).expect("finds");
+    let names: Vec<_> = files.iter().map(|path| path.strip_prefix(dir.path()).expect("inside").to_string_lossy()).collect();
+    let expected =
+        ["test/pear/0", "train/UPPER", "train/apple/0", "train/apple/1", "train/apple/2", "train/pear/0", "train/pear/1", "train/pear/2"];
+    let stems: Vec<_> = names.iter().map(|name| name.rsplit_once('.').expect("an ending").0).collect();
+    assert_eq!(stems, expected);
+    fs::remove_dir_all(dir.path().join("train")).expect("removes");
+    fs::remove_dir_all(dir.path().join("test")).expect("removes");
+    assert!(image_files(dir.path()).expect_err("empty").to_string().contains("holds no image file"));
 }
 
 #[test]

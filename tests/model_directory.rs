@@ -39,7 +39,7 @@ fn an_intact_directory_opens() {
 #[test]
 fn every_fault_is_named_with_its_file() {
     type Break = fn(&Path);
-    let cases: [(&str, Break, &[&str]); 15] = [
+    let cases: [(&str, Break, &[&str]); 16] = [
         ("no card", |d| fs::remove_file(d.join("model.json")).unwrap(), &["model.json", "No such file"]),
         ("no weights", |d| fs::remove_file(d.join("weights.safetensors")).unwrap(), &["weights.safetensors", "No such file"]),
         ("no calibration", |d| fs::remove_file(d.join("calibration.safetensors")).unwrap(), &["calibration.safetensors"]),
@@ -51,6 +51,7 @@ fn every_fault_is_named_with_its_file() {
         ("unknown field", |d| edit_json(&d.join("model.json"), |v| v["colour"] = 1.into()), &["model.json", "colour"]),
         ("newer format", |d| edit_json(&d.join("model.json"), |v| v["format"] = 9.into()), &["model.json", "format 9"]),
         ("one label too many", |d| edit_json(&d.join("model.json"), |v| push(&mut v["labels"], "extra".into())), &["classifier.bias"]),
+        ("folders", |d| edit_json(&d.join("model.json"), |v| v["class_folders"] = vec!["n01"].into()), &["1 class_folders for 10 labels"]),
         (
             "broken space",
             |d| edit_json(&d.join("model.json"), |v| v["space"]["stages"][1]["kernel"] = vec![4].into()),

@@ -133,7 +133,7 @@ impl Weights {
     /// # Errors
     /// [`WeightsError`] names the file.
     pub fn write(&self, path: &Path) -> Result<String, WeightsError> {
-        let write = |temporary: &Path| safetensors::serialize_to_file(self.iter().map(|(name, t)| (name, t)), None, temporary);
+        let write = |temporary: &Path| safetensors::serialize_to_file(self.iter(), None, temporary);
         replace_atomically(path, write).map_err(|source| match source {
             SafeTensorError::IoError(source) => WeightsError::Io { path: path.to_owned(), source },
             source => WeightsError::Format { path: path.to_owned(), source },

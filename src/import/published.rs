@@ -103,7 +103,8 @@ mod tests {
     /// Multiply-adds as the groups' own counter gives them, and accuracies as they published them, in per cent.
     #[test]
     fn the_published_children_cost_what_was_published() {
-        let table = [
+        type Row = (&'static str, Option<f64>, Option<f64>);
+        let table: [Row; 7] = [
             ("203.39", Some(0.773), Some(0.7787)),
             ("279.24", Some(0.784), Some(0.7894)),
             ("316.73", Some(0.788), Some(0.7920)),
@@ -118,7 +119,7 @@ mod tests {
             let macs = |child| format!("{:.2}", Plan::new(&space, child, imagenet::CLASSES).cost().macs.millions());
             members.iter().map(|member| (macs(&member.child), member.accuracy)).collect()
         };
-        let expected = |pick: fn(&(&str, Option<f64>, Option<f64>)) -> Option<f64>| -> Vec<(String, Option<f64>)> {
+        let expected = |pick: fn(&Row) -> Option<f64>| -> Vec<(String, Option<f64>)> {
             table.iter().filter(|row| pick(row).is_some()).map(|row| (row.0.to_owned(), pick(row))).collect()
         };
         assert_eq!(found(Source::AttentiveNas), expected(|row| row.1));
