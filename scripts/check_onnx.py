@@ -18,8 +18,8 @@ from pathlib import Path
 from fetch import cache_dir, log
 
 REQUIREMENTS = Path(__file__).resolve().parent / "onnx-requirements.txt"
-PRESETS = ["fashion-mnist", "bignas"]
-METADATA = ["model", "child", "choices", "macs", "params", "labels", "preprocessing", "weights_sha256", "statistics_sha256"]
+PRESETS = ["fashion-mnist", "bignas", "attentivenas"]
+METADATA = ["model", "child", "choices", "macs", "params", "labels", "preprocessing", "input", "weights_sha256", "statistics_sha256"]
 
 
 def installed():
@@ -45,9 +45,9 @@ def export(bignas, preset, folder):
     """One file a child, of a random model of `preset`."""
     model = folder / preset
     subprocess.run([bignas, "init", "--space", preset, "--calibration-images", "4", "--output", model], check=True)
-    for child in ["smallest", "biggest"]:
-        file = folder / f"{preset}-{child}.onnx"
-        subprocess.run([bignas, "export", "--model", model, "--child", child, "--output", file], check=True)
+    for child, form in [("smallest", "resolution"), ("biggest", "resolution"), ("smallest", "crop")]:
+        file = folder / f"{preset}-{child}-{form}.onnx"
+        subprocess.run([bignas, "export", "--model", model, "--child", child, "--input", form, "--output", file], check=True)
         yield file
 
 

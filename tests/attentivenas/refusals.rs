@@ -61,7 +61,7 @@ fn a_truncated_file_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("published.pth.tar"), &SAVED[..SAVED.len() - 100]).expect("writes");
     let said = refusal(directory.path(), "published.pth.tar");
-    assert!(said.contains("published.pth.tar: neither a PyTorch zip archive"), "{said}");
+    assert!(said.contains("published.pth.tar: neither a whole PyTorch zip archive"), "{said}");
 }
 
 #[test]
