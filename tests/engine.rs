@@ -97,6 +97,22 @@ async fn a_damaged_built_child_is_built_again() {
     assert_eq!((again.source, again.logits), (Source::Built, built.logits));
 }
 
+/// A loaded child's graph lies on disk alone. Whoever empties the cache directory makes it slow, not wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loaded_child_survives_the_loss_of_its_file() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let id = ids(&engine)[0];
+    let before = engine.classify(id, vec![patch(7)]).await.unwrap();
+    let graph = engine.onnx(id).await.unwrap();
+    std::fs::remove_dir_all(cache.path().join("built")).unwrap();
+    assert_eq!(engine.onnx(id).await.unwrap(), graph, "the same graph, built again");
+    std::fs::remove_dir_all(cache.path().join("built")).unwrap();
+    // Two at once need a second session, and that its graph.
+    let (one, other) = tokio::join!(engine.classify(id, vec![patch(7)]), engine.classify(id, vec![patch(7)]));
+    assert_eq!((one.unwrap().logits, other.unwrap().logits), (before.logits.clone(), before.logits));
+}
+
 #[tokio::test]
 async fn memory_keeps_to_its_limit_and_what_went_comes_back_from_disk() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());

@@ -54,10 +54,13 @@ pub enum BuildError {
     Lost(ChildId),
 }
 
-/// A child's deployable graph, and whether it came from disk.
+/// A child's deployable graph.
 pub(super) struct Built {
     pub(super) onnx: Arc<Vec<u8>>,
+    /// Whether it came from disk.
     pub(super) from_disk: bool,
+    /// Whether it lies on disk now.
+    pub(super) on_disk: bool,
 }
 
 /// Builds children of one model.
@@ -90,14 +93,14 @@ impl Builder {
     pub(super) fn get(&self, child: &Child) -> Result<Built, BuildError> {
         let key = self.key(child.id());
         if let Some((onnx, _)) = self.store.read(&key) {
-            return Ok(Built { onnx: Arc::new(onnx), from_disk: true });
+            return Ok(Built { onnx: Arc::new(onnx), from_disk: true, on_disk: true });
         }
         let result = self.build(child);
         self.metrics.builds.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         let (onnx, receipt) = result?;
         self.store.write(&key, &onnx, &receipt);
         self.metrics.disk_bytes.set(self.store.bytes() as i64);
-        Ok(Built { onnx: Arc::new(onnx), from_disk: false })
+        Ok(Built { onnx: Arc::new(onnx), from_disk: false, on_disk: self.store.contains(&key) })
     }
 
     fn build(&self, child: &Child) -> Result<(Vec<u8>, Receipt), BuildError> {

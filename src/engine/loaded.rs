@@ -1,10 +1,12 @@
-//! A child in memory: its graph, and sessions for as many workers as run it at once.
+//! A child in memory: sessions for as many workers as run it at once. Its graph stays on disk where it can.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::image::{Patch, Preprocessing};
-use crate::runtime::{Network, Runtime, RuntimeError};
-use crate::space::ChildId;
+use super::build::{BuildError, Builder, Built};
+use super::types::ClassifyError;
+use crate::image::Patch;
+use crate::runtime::{Network, RuntimeError, measure_latency_ms};
+use crate::space::Child;
 
 /// Memory of a session beyond its weights, in bytes; measured at 0.6 to 0.8 MB for the smallest children.
 const SESSION_BYTES: u64 = 800_000;
@@ -12,53 +14,61 @@ const SESSION_BYTES: u64 = 800_000;
 /// A loaded child. Each run borrows one session; where all are out, another is made.
 #[derive(Debug)]
 pub(super) struct LoadedChild {
-    id: ChildId,
-    onnx: Arc<Vec<u8>>,
+    child: Arc<Child>,
+    /// The deployable graph, where no disk keeps it.
+    held: Option<Arc<Vec<u8>>>,
+    graph_bytes: u64,
     idle: Mutex<Vec<Network>>,
 }
 
 impl LoadedChild {
-    pub(super) fn new(runtime: &Runtime, id: ChildId, onnx: Arc<Vec<u8>>) -> Result<Self, RuntimeError> {
-        let loaded = Self { id, onnx, idle: Mutex::default() };
-        let first = loaded.session(runtime)?;
-        loaded.give_back(first);
-        Ok(loaded)
+    /// Makes the first session of a built child.
+    pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built) -> Result<Self, BuildError> {
+        let first = load(builder, &child, &built.onnx)?;
+        let graph_bytes = built.onnx.len() as u64;
+        let held = (!built.on_disk).then_some(built.onnx);
+        Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]) })
     }
 
-    /// The deployable graph.
-    pub(super) fn onnx(&self) -> &Arc<Vec<u8>> {
-        &self.onnx
+    /// The deployable graph; built again if the disk has lost it.
+    pub(super) fn graph(&self, builder: &Builder) -> Result<Arc<Vec<u8>>, BuildError> {
+        match &self.held {
+            Some(graph) => Ok(Arc::clone(graph)),
+            None => Ok(builder.get(&self.child)?.onnx),
+        }
     }
 
-    /// Bytes that the child takes when `workers` run it at once: the graph, and a copy of its weights a session.
+    /// Bytes that the child takes when `workers` run it at once: a copy of its weights a session, and the graph if it is held.
     pub(super) fn bytes(&self, workers: usize) -> u64 {
-        let weights = self.onnx.len() as u64;
-        weights + workers as u64 * (weights + SESSION_BYTES)
+        let held = if self.held.is_some() { self.graph_bytes } else { 0 };
+        held + workers as u64 * (self.graph_bytes + SESSION_BYTES)
     }
 
-    /// A session of its own, not shared with requests.
-    pub(super) fn session(&self, runtime: &Runtime) -> Result<Network, RuntimeError> {
-        Network::load(runtime, &self.onnx, &format!("child {}", self.id), 1)
+    fn session(&self, builder: &Builder) -> Result<Network, BuildError> {
+        load(builder, &self.child, &self.graph(builder)?)
+    }
+
+    /// Latency of one image on this device, on a session that no request shares.
+    pub(super) fn measure_latency_ms(&self, builder: &Builder) -> Result<f64, ClassifyError> {
+        measure_latency_ms(&mut self.session(builder)?).map_err(failed)
     }
 
     /// Logits of every patch, one row of `[classes]` each.
     ///
     /// A run that fails or panics loses its session; the next run makes another.
-    pub(super) fn run(&self, runtime: &Runtime, patches: &[Patch], preprocessing: &Preprocessing) -> Result<Vec<Vec<f32>>, RuntimeError> {
+    pub(super) fn run(&self, builder: &Builder, patches: &[Patch]) -> Result<Vec<Vec<f32>>, ClassifyError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut network = idle.map_or_else(|| self.session(runtime), Ok)?;
+        let mut network = idle.map_or_else(|| self.session(builder), Ok)?;
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
         let mut input = vec![0.0; patches.len() * per_image];
         for (patch, out) in patches.iter().zip(input.chunks_exact_mut(per_image)) {
-            patch.write_input(resolution as u32, preprocessing, out).map_err(|error| RuntimeError::Input {
-                what: format!("child {} ({error})", self.id),
-                values: patch.data.len(),
-                count: 1,
-                per_image,
+            patch.write_input(resolution as u32, &builder.model.card.preprocessing, out).map_err(|error| {
+                let what = format!("child {} ({error})", self.child.id());
+                failed(RuntimeError::Input { what, values: patch.data.len(), count: 1, per_image })
             })?;
         }
-        let logits = network.run(&input, patches.len())?;
+        let logits = network.run(&input, patches.len()).map_err(failed)?;
         self.give_back(network);
         let classes = logits.len() / patches.len().max(1);
         Ok(logits.chunks_exact(classes.max(1)).map(<[f32]>::to_vec).collect())
@@ -67,4 +77,13 @@ impl LoadedChild {
     fn give_back(&self, network: Network) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
     }
+}
+
+fn load(builder: &Builder, child: &Child, graph: &[u8]) -> Result<Network, BuildError> {
+    let network = Network::load(&builder.runtime, graph, &format!("child {}", child.id()), 1);
+    network.map_err(|source| BuildError::Load { child: child.id(), source: Arc::new(source) })
+}
+
+fn failed(error: RuntimeError) -> ClassifyError {
+    ClassifyError::Runtime(Arc::new(error))
 }

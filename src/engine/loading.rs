@@ -11,7 +11,6 @@ use super::loaded::LoadedChild;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
 use crate::allocator::return_freed_memory;
-use crate::runtime::measure_latency_ms;
 use crate::space::{Child, ChildId};
 
 /// What a load ends in; `None` while it goes on.
@@ -117,7 +116,7 @@ impl Engine {
 
 impl Inner {
     /// Loads a child on this thread, building it first where need be, and keeps it in memory.
-    pub(super) fn load_now(&self, child: &Child) -> Result<(Arc<LoadedChild>, Source), BuildError> {
+    pub(super) fn load_now(&self, child: &Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
         let id = child.id();
         if let Some(loaded) = self.cache.get(id) {
             return Ok((loaded, Source::Memory));
@@ -125,9 +124,9 @@ impl Inner {
         let built = self.builder.get(child)?;
         let source = if built.from_disk { Source::Disk } else { Source::Built };
         let begin = Instant::now();
-        let loaded = LoadedChild::new(&self.builder.runtime, id, built.onnx);
+        let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built);
         self.builder.record("load", begin.elapsed());
-        let loaded = Arc::new(loaded.map_err(|source| BuildError::Load { child: id, source: Arc::new(source) })?);
+        let loaded = Arc::new(loaded?);
         let bytes = loaded.bytes(self.options.workers());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
         self.metrics.cache_evictions.inc_by(dropped as u64);
@@ -138,8 +137,7 @@ impl Inner {
     /// Measures the latency of a child in memory; one that was dropped meanwhile stays unmeasured.
     pub(super) fn measure_now(&self, id: ChildId) {
         let Some(loaded) = self.cache.get(id) else { return };
-        let measured = loaded.session(&self.builder.runtime).and_then(|mut network| measure_latency_ms(&mut network));
-        match measured {
+        match loaded.measure_latency_ms(&self.builder) {
             Ok(latency_ms) => {
                 if let Err(error) = self.latencies.insert(id, latency_ms) {
                     tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");

@@ -192,7 +192,7 @@ impl Engine {
             }
             let taken = Instant::now();
             inner.metrics.batch_size.observe(patches.len() as f64);
-            let logits = loaded.run(&inner.builder.runtime, &patches, &inner.builder.model.card.preprocessing);
+            let logits = loaded.run(&inner.builder, &patches);
             let answer = logits.map(|logits| Answer { logits, source, queue: taken - accepted, inference: taken.elapsed() });
             // The client may be gone by now.
             let _ = reply.send(answer);
@@ -201,8 +201,7 @@ impl Engine {
             return Err(ClassifyError::Overloaded { retry_after_s: self.seconds_to_drain(full.waiting, id) });
         }
         self.inner.metrics.queue_depth.set(self.inner.workers.waiting() as i64);
-        let result = answer.await.map_err(|_| ClassifyError::WorkerLost)?;
-        result.map_err(|error| ClassifyError::Runtime(Arc::new(error)))
+        answer.await.map_err(|_| ClassifyError::WorkerLost)?
     }
 
     /// The deployable graph of the child `id`, built first where need be.
@@ -211,7 +210,9 @@ impl Engine {
     /// [`ClassifyError`].
     pub async fn onnx(&self, id: ChildId) -> Result<Arc<Vec<u8>>, ClassifyError> {
         let (loaded, _) = self.load(id).await?;
-        Ok(Arc::clone(loaded.onnx()))
+        let inner = Arc::clone(&self.inner);
+        let graph = tokio::task::spawn_blocking(move || loaded.graph(&inner.builder)).await;
+        Ok(graph.map_err(|_| BuildError::Lost(id))??)
     }
 
     /// Adds a child: it is sliced, recalibrated, measured and listed. One that is known already is returned as it is.
