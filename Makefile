@@ -69,8 +69,8 @@ openapi: ## Write openapi/openapi.json from the code
 	cargo run --locked --quiet -- openapi > openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
 
-bench: ## Run the benchmarks
-	@$(onnxruntime) cargo bench --locked
+bench: build ## Run the benchmarks
+	@$(onnxruntime) cargo bench --locked && $(PYTHON) -B bench/imagenet_memory.py $(TARGET)/release/bignas
 
 fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache
 	@$(fetch) onnxruntime && $(fetch) libtorch && $(fetch) fashion-mnist

@@ -79,6 +79,11 @@ impl Checkpoint {
         let names: Vec<String> = archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned())).collect();
         let pickle = names.iter().find_map(|name| name.strip_suffix("data.pkl").filter(|folder| folder.ends_with('/')));
         let folder = pickle.ok_or_else(|| format("the zip archive holds no NAME/data.pkl".to_owned()))?.to_owned();
+        // Absent before PyTorch 2.1, when only little-endian machines wrote archives.
+        let byte_order = format!("{folder}byteorder");
+        if names.contains(&byte_order) && read_entry(&mut archive, &byte_order, 16).map_err(format)? != b"little" {
+            return Err(format("the tensors are not little-endian: save the checkpoint on another machine".to_owned()));
+        }
         let bytes = read_entry(&mut archive, &format!("{folder}data.pkl"), MAX_PICKLE_BYTES).map_err(format)?;
         let (pickle, top) = Pickle::read(&bytes)?;
         let tensors = state_dict(&pickle, top).map_err(format)?;

@@ -192,7 +192,7 @@ fn exported_children_compute_what_the_reference_does() {
     let runtime = common::runtime();
     let images = crops(3, 2);
     for (name, child, inputs) in [
-        ("A0", a0, &["resolution"][..]),
+        ("A0", a0, &["resolution", "crop"][..]),
         ("A1 at 240", a1, &["resolution"]),
         ("A2", a2, &["resolution"]),
         ("A6", a6, &["resolution", "crop"]),
