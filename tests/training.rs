@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bignas::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
 use bignas::image::{Filter, Preprocessing};
 use bignas::space::{SearchSpace, layout, preset};
-use bignas::train::{Checkpoint, Job, Outcome, RunDirectory, TrainError, TrainSettings, run};
+use bignas::train::{Checkpoint, Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainError, TrainSettings, run};
 use tempfile::TempDir;
 
 /// Images a step, and steps of an epoch.
@@ -123,6 +123,29 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
     let accuracies = |epoch: &serde_json::Value| (epoch["accuracy_biggest"].clone(), epoch["accuracy_smallest"].clone());
     assert_eq!(epochs.len(), 2);
     assert_eq!(epochs.last().map(accuracies), lines(&bench.path("parts").join("metrics.jsonl")).last().map(accuracies));
+}
+
+/// The same with everything that a run can keep beside its weights, and each technique off.
+#[test]
+fn averages_and_ablations_are_resumed_exactly_too() {
+    type Change = fn(&mut TrainSettings);
+    let cases: [(&str, Change); 3] = [
+        ("average", |s| (s.average, s.schedule.shape) = (Some(0.9), Decay::Cosine)),
+        ("sgd", |s| (s.optimiser.kind, s.regularise, s.schedule.shape) = (OptimiserKind::Sgd, Regularise::Everyone, Decay::Linear)),
+        ("plain", |s| (s.sandwich, s.distillation, s.zero_gamma) = (false, false, false)),
+    ];
+    for (name, change) in cases {
+        let mut bench = Bench::new();
+        change(&mut bench.settings);
+        let Ok(Outcome::Finished { weights, provenance }) = bench.run("whole", false) else { panic!("{name} should finish") };
+        bench.one_step("parts", false);
+        let Ok(Outcome::Finished { weights: resumed, .. }) = bench.run("parts", true) else { panic!("{name} should finish") };
+        assert!(weights == resumed, "{name}: the weights differ");
+        assert_eq!(provenance.settings, bench.settings);
+        let newest = bench.newest("parts");
+        assert_eq!(newest.average.is_some(), name == "average");
+        assert_eq!(newest.weights == weights, name != "average", "{name}: the model is the average where there is one");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use super::common::draw_calibration;
 use super::init::{default_crop, read_space};
@@ -13,7 +14,7 @@ use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
 use crate::image::{Filter, Preprocessing};
 use crate::space::SearchSpace;
-use crate::train::{Job, Outcome, RunDirectory, TrainSettings, run as train};
+use crate::train::{Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainSettings, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,6 +58,21 @@ pub(super) struct Args {
     /// Constant ending: the learning rate never falls below this fraction of its highest
     #[arg(long)]
     floor: Option<f64>,
+    /// How the learning rate decays
+    #[arg(long, value_enum)]
+    schedule: Option<Shape>,
+    /// How gradients become updates
+    #[arg(long, value_enum)]
+    optimiser: Option<Rule>,
+    /// Keep an average of the weights with this decay, such as 0.999, and use it for validation and for the model
+    #[arg(long, value_name = "DECAY")]
+    average: Option<f64>,
+    /// Random children a step, beside the smallest and the biggest
+    #[arg(long, value_name = "CHILDREN", value_parser = clap::value_parser!(u64).range(0..=64))]
+    random_children: Option<u64>,
+    /// Switch a technique off, to see what it is worth
+    #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
+    without: Vec<Technique>,
     /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
@@ -75,6 +91,37 @@ pub(super) struct Args {
     /// Go on from the newest checkpoint of the run, with its settings but for what other flags change from here on
     #[arg(long)]
     resume: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Shape {
+    /// By a factor every few epochs, as in the paper
+    Exponential,
+    /// Half a cosine wave
+    Cosine,
+    /// Straight to zero
+    Linear,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Rule {
+    /// RMSProp with momentum as TensorFlow has it, as in the paper
+    Rmsprop,
+    /// Stochastic gradient descent with Nesterov's momentum
+    Sgd,
+}
+
+/// What the paper adds to plain training of shared weights; constant ending is `--floor`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Technique {
+    /// The smallest and the biggest child at every step; without it nobody distils either
+    Sandwich,
+    /// Children learn from the biggest's predictions
+    Distillation,
+    /// The last batch norm of every block starts at zero
+    ZeroGamma,
+    /// Weight decay and dropout for the biggest child only
+    RegulariseBiggest,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -182,6 +229,28 @@ fn settings(args: &Args, base: TrainSettings) -> Result<TrainSettings> {
     settings.seed = args.seed.unwrap_or(settings.seed);
     settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
     settings.schedule.floor = args.floor.unwrap_or(settings.schedule.floor);
+    settings.average = args.average.or(settings.average);
+    settings.random_children = args.random_children.unwrap_or(settings.random_children);
+    match args.schedule {
+        Some(Shape::Exponential) => settings.schedule.shape = Decay::Exponential,
+        Some(Shape::Cosine) => settings.schedule.shape = Decay::Cosine,
+        Some(Shape::Linear) => settings.schedule.shape = Decay::Linear,
+        None => {}
+    }
+    match args.optimiser {
+        Some(Rule::Rmsprop) => settings.optimiser.kind = OptimiserKind::RmsProp,
+        Some(Rule::Sgd) => settings.optimiser.kind = OptimiserKind::Sgd,
+        None => {}
+    }
+    for technique in &args.without {
+        match technique {
+            Technique::Sandwich => (settings.sandwich, settings.distillation) = (false, false),
+            Technique::Distillation => settings.distillation = false,
+            Technique::ZeroGamma => settings.zero_gamma = false,
+            Technique::RegulariseBiggest => settings.regularise = Regularise::Everyone,
+        }
+    }
+    settings.validate()?;
     Ok(settings)
 }
 

@@ -45,6 +45,22 @@ impl ElasticNet {
         let weight = self.parameters.get("classifier.weight").narrow(1, 0, plan.head.features as i64);
         features.linear(&weight, Some(self.parameters.get("classifier.bias")))
     }
+
+    /// Sum of the squares of all weights that the child of `plan` has; batch norms and biases do not count.
+    #[must_use]
+    pub fn squared_weights(&self, plan: &Plan) -> Torch {
+        let square = |weight: Torch| weight.square().sum(tch::Kind::Float);
+        let convs =
+            plan.convs().map(|conv| square(slice_kernel(self.parameters.get(&format!("{}.weight", conv.name)), conv.weight_shape())));
+        let squeezes = plan.blocks.iter().filter_map(|block| block.squeeze_excite.as_ref()).flat_map(|squeeze| {
+            let (reduced, channels) = (squeeze.reduced as i64, squeeze.channels as i64);
+            [("reduce", [reduced, channels]), ("expand", [channels, reduced])].map(|(layer, [c_out, c_in])| {
+                square(self.parameters.get(&format!("{}.{layer}.weight", squeeze.name)).narrow(0, 0, c_out).narrow(1, 0, c_in))
+            })
+        });
+        let classifier = square(self.parameters.get("classifier.weight").narrow(1, 0, plan.head.features as i64));
+        convs.chain(squeezes).fold(classifier, |sum, square| sum + square)
+    }
 }
 
 /// The same values with the channels innermost in memory, the layout in which these networks run fastest on a CPU.

@@ -68,6 +68,14 @@ pub enum TrainError {
         /// Channels of the space.
         space: usize,
     },
+    /// A setting that cannot be.
+    #[error("training settings: {name} must be {allowed}")]
+    Setting {
+        /// The field, such as `schedule.floor`.
+        name: &'static str,
+        /// What is allowed.
+        allowed: &'static str,
+    },
     /// The images could not be read.
     #[error("the images cannot be read")]
     Data(#[from] DataError),

@@ -1,5 +1,6 @@
 //! Training a single-stage model with libtorch: the paper's techniques, one file each.
 
+mod average;
 mod elastic;
 mod error;
 mod input;
@@ -14,14 +15,15 @@ mod settings;
 mod trainer;
 mod validation;
 
+pub use average::Average;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::Normaliser;
 pub use norm::{Norm, Recorder, Statistics};
-pub use optimiser::{OptimiserState, RmsProp, RmsPropSettings};
+pub use optimiser::{Optimiser, OptimiserKind, OptimiserSettings, OptimiserState};
 pub use parameters::Parameters;
 pub use run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 pub use sandwich::{Losses, Sandwich, resize};
-pub use schedule::Schedule;
-pub use settings::TrainSettings;
+pub use schedule::{Decay, Schedule};
+pub use settings::{Regularise, TrainSettings};
 pub use trainer::{Job, Outcome, Provenance, run};

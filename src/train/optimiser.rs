@@ -1,7 +1,7 @@
-//! RMSProp as TensorFlow computes it, which the paper's learning rates assume.
+//! RMSProp as TensorFlow computes it, which the paper's learning rates assume; and SGD with Nesterov's momentum.
 //!
-//! libtorch's own differs in three ways that change results: it adds epsilon outside the root, starts the mean square at
-//! zero, and applies the learning rate outside the momentum.
+//! libtorch's own RMSProp differs in three ways that change results: it adds epsilon outside the root, starts the mean square
+//! at zero, and applies the learning rate outside the momentum.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor as Torch;
@@ -13,47 +13,60 @@ use crate::checkpoint::Weights;
 /// Settings of the optimiser.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RmsPropSettings {
-    /// Decay of the mean square.
+pub struct OptimiserSettings {
+    /// Which rule.
+    pub kind: OptimiserKind,
+    /// Decay of the mean square; RMSProp's.
     pub decay: f64,
     /// Momentum.
     pub momentum: f64,
-    /// Added to the mean square under the root.
+    /// Added to the mean square under the root; RMSProp's.
     pub epsilon: f64,
     /// L2 penalty: this times a weight is added to its gradient. Batch norms and biases have none.
     pub weight_decay: f64,
 }
 
-impl Default for RmsPropSettings {
+/// How gradients become updates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimiserKind {
+    /// RMSProp with momentum, as TensorFlow has it.
+    #[default]
+    RmsProp,
+    /// Stochastic gradient descent with Nesterov's momentum.
+    Sgd,
+}
+
+impl Default for OptimiserSettings {
     fn default() -> Self {
-        Self { decay: 0.9, momentum: 0.9, epsilon: 1e-3, weight_decay: 1e-5 }
+        Self { kind: OptimiserKind::RmsProp, decay: 0.9, momentum: 0.9, epsilon: 1e-3, weight_decay: 1e-5 }
     }
 }
 
 /// The optimiser and what it remembers, laid out as [`Parameters::flat`].
 #[derive(Debug)]
-pub struct RmsProp {
-    settings: RmsPropSettings,
+pub struct Optimiser {
+    settings: OptimiserSettings,
     mean_square: Torch,
     momentum: Torch,
     /// `weight_decay` where it applies, 0 elsewhere.
     weight_decay: Torch,
 }
 
-impl RmsProp {
+impl Optimiser {
     /// A fresh optimiser: mean squares at one, momentum at zero.
     #[must_use]
-    pub fn new(settings: RmsPropSettings, parameters: &Parameters) -> Self {
+    pub fn new(settings: OptimiserSettings, parameters: &Parameters) -> Self {
         let flat = parameters.flat();
         let weight_decay = parameters.weight_mask() * settings.weight_decay;
         Self { mean_square: flat.ones_like(), momentum: flat.zeros_like(), weight_decay, settings }
     }
 
-    /// An optimiser that goes on from what [`RmsProp::state`] gave.
+    /// An optimiser that goes on from what [`Optimiser::state`] gave.
     ///
     /// # Errors
     /// [`TrainError::Layout`] where the state is of another model.
-    pub fn resume(settings: RmsPropSettings, parameters: &Parameters, state: &OptimiserState) -> Result<Self, TrainError> {
+    pub fn resume(settings: OptimiserSettings, parameters: &Parameters, state: &OptimiserState) -> Result<Self, TrainError> {
         let mean_square = parameters.flatten(&state.mean_square)?;
         let momentum = parameters.flatten(&state.momentum)?;
         Ok(Self { mean_square, momentum, ..Self::new(settings, parameters) })
@@ -67,11 +80,20 @@ impl RmsProp {
             let mut flat = parameters.flat();
             let mut gradient = parameters.gradient();
             let _ = gradient.addcmul_(&flat, &self.weight_decay);
-            let _ = self.mean_square.lerp_(&gradient.square(), 1.0 - self.settings.decay);
-            let root = (&self.mean_square + self.settings.epsilon).sqrt_();
-            let _ = gradient.g_mul_scalar_(rate).g_div_(&root);
-            let _ = self.momentum.g_mul_scalar_(self.settings.momentum).g_add_(&gradient);
-            let _ = flat.g_sub_(&self.momentum);
+            match self.settings.kind {
+                OptimiserKind::RmsProp => {
+                    let _ = self.mean_square.lerp_(&gradient.square(), 1.0 - self.settings.decay);
+                    let root = (&self.mean_square + self.settings.epsilon).sqrt_();
+                    let _ = gradient.g_mul_scalar_(rate).g_div_(&root);
+                    let _ = self.momentum.g_mul_scalar_(self.settings.momentum).g_add_(&gradient);
+                    let _ = flat.g_sub_(&self.momentum);
+                }
+                OptimiserKind::Sgd => {
+                    let _ = self.momentum.g_mul_scalar_(self.settings.momentum).g_add_(&gradient);
+                    let _ = gradient.g_add_(&(&self.momentum * self.settings.momentum));
+                    let _ = flat.g_sub_(&(gradient * rate));
+                }
+            }
         });
         parameters.zero_gradients();
     }
@@ -88,7 +110,7 @@ impl RmsProp {
 pub struct OptimiserState {
     /// Decaying mean of the squared gradients.
     pub mean_square: Weights,
-    /// Momentum, the learning rate included.
+    /// Momentum; RMSProp's includes the learning rate.
     pub momentum: Weights,
 }
 
@@ -139,7 +161,7 @@ mod tests {
     #[test]
     fn updates_are_tensorflows() {
         let mut parameters = parameters();
-        let mut optimiser = RmsProp::new(RmsPropSettings { weight_decay: 0.01, ..RmsPropSettings::default() }, &parameters);
+        let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.01, ..OptimiserSettings::default() }, &parameters);
         let (mut weights, mut gammas) = (WEIGHT.map(ByHand::new), GAMMA.map(ByHand::new));
         for (step, rate) in [0.1, 0.05, 0.2, 0.0].into_iter().enumerate() {
             let gradient = [0.3, -2.0, 0.0, 1e-3].map(|g: f32| g * (1.0 - 0.7 * step as f32));
@@ -157,10 +179,28 @@ mod tests {
         }
     }
 
+    /// Nesterov's rule as PyTorch's documentation states it, by hand.
+    #[test]
+    fn sgd_is_nesterovs() {
+        let mut parameters = parameters();
+        let settings = OptimiserSettings { kind: OptimiserKind::Sgd, weight_decay: 0.01, ..OptimiserSettings::default() };
+        let mut optimiser = Optimiser::new(settings, &parameters);
+        let (mut value, mut momentum) = (f64::from(WEIGHT[0]), 0.0);
+        for (gradient, rate) in [(0.3, 0.1), (-2.0, 0.05), (1.0, 0.2)] {
+            differentiate(&parameters, "a.weight", &[gradient as f32, 0.0, 0.0, 0.0]);
+            optimiser.update(&mut parameters, rate);
+            let gradient = gradient + 0.01 * value;
+            momentum = 0.9 * momentum + gradient;
+            value -= rate * (gradient + 0.9 * momentum);
+        }
+        let found = parameters.to_weights().get("a.weight").unwrap().data[0];
+        assert!((f64::from(found) - value).abs() < 1e-6, "{found}, not {value}");
+    }
+
     #[test]
     fn the_penalty_reaches_weights_but_no_batch_norm() {
         let mut parameters = parameters();
-        let mut optimiser = RmsProp::new(RmsPropSettings { weight_decay: 0.1, ..RmsPropSettings::default() }, &parameters);
+        let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.1, ..OptimiserSettings::default() }, &parameters);
         optimiser.update(&mut parameters, 0.1);
         let found = parameters.to_weights();
         assert_eq!(found.get("a.bn.weight").unwrap().data, GAMMA);
@@ -171,12 +211,12 @@ mod tests {
 
     #[test]
     fn a_resumed_optimiser_computes_what_the_first_would() {
-        let (mut first, settings) = (parameters(), RmsPropSettings::default());
-        let mut optimiser = RmsProp::new(settings.clone(), &first);
+        let (mut first, settings) = (parameters(), OptimiserSettings::default());
+        let mut optimiser = Optimiser::new(settings.clone(), &first);
         differentiate(&first, "a.weight", &[1.0, 2.0, 3.0, 4.0]);
         optimiser.update(&mut first, 0.1);
         let mut second = Parameters::new(&first.to_weights());
-        let mut resumed = RmsProp::resume(settings, &second, &optimiser.state(&first)).unwrap();
+        let mut resumed = Optimiser::resume(settings, &second, &optimiser.state(&first)).unwrap();
         for (parameters, optimiser) in [(&mut first, &mut optimiser), (&mut second, &mut resumed)] {
             differentiate(parameters, "a.weight", &[-1.0, 0.5, 0.0, 1.0]);
             optimiser.update(parameters, 0.1);

@@ -24,7 +24,15 @@ const LOG_EVERY: u64 = 20;
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Metrics<'a> {
     /// After some steps.
-    Step { step: u64, epoch: f64, rate: f64, loss_biggest: f64, loss_smallest: f64, loss_random: &'a [f64], images_per_second: f64 },
+    Step {
+        step: u64,
+        epoch: f64,
+        rate: f64,
+        loss_biggest: Option<f64>,
+        loss_smallest: Option<f64>,
+        loss_random: &'a [f64],
+        images_per_second: f64,
+    },
     /// After an epoch.
     Epoch { step: u64, epoch: u64, seconds: f64, images: usize, accuracy_biggest: f64, accuracy_smallest: f64 },
 }
@@ -79,10 +87,10 @@ impl Progress {
         let images_per_second = self.images_per_second(done);
         self.bar.set_position(done);
         let text = format!(
-            "epoch {}, loss {:.3} biggest, {:.3} smallest, learning rate {rate:.2e}, {images_per_second:.0} images/s",
+            "epoch {}, {}, learning rate {rate:.2e}, {images_per_second:.0} images/s, {}",
             step / self.steps_per_epoch + 1,
-            losses.biggest,
-            losses.smallest
+            describe(losses),
+            resident_memory(),
         );
         if self.bar.is_hidden() && (self.last_line.elapsed() >= LINE_EVERY || step == self.first_step) {
             self.last_line = Instant::now();
@@ -145,6 +153,20 @@ impl Progress {
         line.push(b'\n');
         self.log.write_all(&line).map_err(|source| io(&self.log_path, source))
     }
+}
+
+fn describe(losses: &Losses) -> String {
+    match (losses.biggest, losses.smallest) {
+        (Some(biggest), Some(smallest)) => format!("loss {biggest:.3} biggest, {smallest:.3} smallest"),
+        _ => format!("loss {:.3} of random children", losses.random.iter().sum::<f64>() / losses.random.len().max(1) as f64),
+    }
+}
+
+/// The process's memory as Linux tells it; elsewhere unknown.
+fn resident_memory() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kilobytes.map_or_else(|| "memory unknown".to_owned(), |kilobytes| format!("{:.1} GiB", kilobytes / f64::from(1 << 20)))
 }
 
 /// Drops the lines of steps after `step`: a resumed run makes those steps again.

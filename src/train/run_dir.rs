@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/metrics.jsonl                         one line a report
-//! RUN/checkpoints/step-00000468/            state.json, weights, mean_square and momentum (.safetensors)
+//! RUN/checkpoints/step-00000468/            state.json, weights, mean_square, momentum, perhaps average (.safetensors)
 //! ```
 
 use std::collections::BTreeMap;
@@ -72,6 +72,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// The optimiser's memory.
     pub optimiser: OptimiserState,
+    /// The averaged weights, where the run keeps an average.
+    pub average: Option<Weights>,
 }
 
 /// The directory of a run.
@@ -83,6 +85,7 @@ pub struct RunDirectory {
 const WEIGHTS: &str = "weights.safetensors";
 const MEAN_SQUARE: &str = "mean_square.safetensors";
 const MOMENTUM: &str = "momentum.safetensors";
+const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 
 impl RunDirectory {
@@ -110,7 +113,8 @@ impl RunDirectory {
         let layout = layout(&state.space, state.classes.len());
         let tensors = |name: &str| read_tensors(&directory.join(name), state.sha256.get(name), &layout);
         let optimiser = OptimiserState { mean_square: tensors(MEAN_SQUARE)?, momentum: tensors(MOMENTUM)? };
-        let checkpoint = Checkpoint { weights: tensors(WEIGHTS)?, optimiser, state };
+        let average = state.sha256.contains_key(AVERAGE).then(|| tensors(AVERAGE)).transpose()?;
+        let checkpoint = Checkpoint { weights: tensors(WEIGHTS)?, optimiser, average, state };
         Ok((run, checkpoint))
     }
 
@@ -137,7 +141,7 @@ impl RunDirectory {
         let mut state = checkpoint.state.clone();
         let files =
             [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
-        for (name, tensors) in files {
+        for (name, tensors) in files.into_iter().chain(checkpoint.average.as_ref().map(|average| (AVERAGE, average))) {
             state.sha256.insert(name.to_owned(), tensors.write(&partial.path().join(name))?);
         }
         let path = partial.path().join(STATE);

@@ -7,6 +7,7 @@ use tch::{Kind, Reduction, Tensor as Torch};
 
 use super::elastic::ElasticNet;
 use super::norm::Norm;
+use super::settings::{Regularise, TrainSettings};
 use crate::space::{Child, Draw, Plan, SearchSpace};
 
 /// What the sandwich rule needs to know apart from the step.
@@ -16,19 +17,16 @@ pub struct Sandwich<'a> {
     classes: usize,
     biggest: Plan,
     smallest: Plan,
-    /// Random children a step.
-    random_children: u64,
-    label_smoothing: f64,
-    seed: u64,
+    settings: TrainSettings,
 }
 
 /// Mean losses of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Losses {
-    /// Cross entropy of the biggest child with the smoothed labels.
-    pub biggest: f64,
-    /// Cross entropy of the smallest child with the biggest's predictions.
-    pub smallest: f64,
+    /// Cross entropy of the biggest child with the smoothed labels; none without the sandwich rule.
+    pub biggest: Option<f64>,
+    /// Cross entropy of the smallest child with the biggest's predictions; none without the sandwich rule.
+    pub smallest: Option<f64>,
     /// The same for each random child.
     pub random: Vec<f64>,
 }
@@ -37,40 +35,66 @@ impl Losses {
     /// Whether all are numbers.
     #[must_use]
     pub fn are_finite(&self) -> bool {
-        self.random.iter().chain([&self.biggest, &self.smallest]).all(|loss| loss.is_finite())
+        self.random.iter().chain(&self.biggest).chain(&self.smallest).all(|loss| loss.is_finite())
     }
 }
 
+/// What a child learns from.
+enum Target<'t> {
+    /// Classes, `[N]`.
+    Labels(&'t Torch),
+    /// The biggest child's predictions, `[N, classes]`.
+    Predictions(&'t Torch),
+}
+
 impl<'a> Sandwich<'a> {
-    /// The rule over `space` for a classifier of `classes` classes; random choices depend on `seed` and the step alone.
+    /// The rule over `space` for a classifier of `classes` classes; random choices depend on the seed and the step alone.
     #[must_use]
-    pub fn new(space: &'a SearchSpace, classes: usize, random_children: u64, label_smoothing: f64, seed: u64) -> Self {
+    pub fn new(space: &'a SearchSpace, classes: usize, settings: &TrainSettings) -> Self {
         let plan = |child: &Child| Plan::new(space, child, classes);
         let (biggest, smallest) = (plan(&space.biggest()), plan(&space.smallest()));
-        Self { space, classes, biggest, smallest, random_children, label_smoothing, seed }
+        Self { space, classes, biggest, smallest, settings: settings.clone() }
     }
 
     /// Adds the gradients of one step to the parameters of `net`.
     ///
     /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`.
     pub fn accumulate(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: u64) -> Losses {
-        let logits =
-            net.forward(&self.biggest, &resize(patches, self.biggest.child.resolution()), &mut Norm::Batch, self.biggest.head.dropout);
-        let loss = logits.cross_entropy_loss(labels, None::<Torch>, Reduction::Mean, -100, self.label_smoothing);
-        loss.backward();
-        let target = logits.detach().softmax(-1, Kind::Float);
-        let distil = |plan: &Plan| {
-            let logits = net.forward(plan, &resize(patches, plan.child.resolution()), &mut Norm::Batch, 0.0);
-            let loss = soft_cross_entropy(&logits, &target);
-            loss.backward();
-            loss.double_value(&[])
-        };
-        let random = |k| Plan::new(self.space, &self.space.random(Draw::new(self.seed, step, k)), self.classes);
-        Losses {
-            biggest: loss.double_value(&[]),
-            smallest: distil(&self.smallest),
-            random: (0..self.random_children).map(|k| distil(&random(k))).collect(),
+        let random = |k| Plan::new(self.space, &self.space.random(Draw::new(self.settings.seed, step, k)), self.classes);
+        if !self.settings.sandwich {
+            let learn = |k| self.learn(net, &random(k), patches, &Target::Labels(labels)).0;
+            return Losses { biggest: None, smallest: None, random: (0..self.settings.random_children + 2).map(learn).collect() };
         }
+        let (biggest, logits) = self.learn(net, &self.biggest, patches, &Target::Labels(labels));
+        let predictions = logits.detach().softmax(-1, Kind::Float);
+        let target = if self.settings.distillation { Target::Predictions(&predictions) } else { Target::Labels(labels) };
+        let learn = |plan: &Plan| self.learn(net, plan, patches, &target).0;
+        Losses {
+            biggest: Some(biggest),
+            smallest: Some(learn(&self.smallest)),
+            random: (0..self.settings.random_children).map(|k| learn(&random(k))).collect(),
+        }
+    }
+
+    /// Adds one child's gradients; returns its loss, without any penalty, and its logits.
+    fn learn(&self, net: &ElasticNet, plan: &Plan, patches: &Torch, target: &Target<'_>) -> (f64, Torch) {
+        let everyone = self.settings.regularise == Regularise::Everyone;
+        let dropout = if everyone || plan.child == self.biggest.child { plan.head.dropout } else { 0.0 };
+        let logits = net.forward(plan, &resize(patches, plan.child.resolution()), &mut Norm::Batch, dropout);
+        let loss = match target {
+            Target::Labels(labels) => {
+                logits.cross_entropy_loss(labels, None::<Torch>, Reduction::Mean, -100, self.settings.label_smoothing)
+            }
+            Target::Predictions(predictions) => soft_cross_entropy(&logits, predictions),
+        };
+        let value = loss.double_value(&[]);
+        let weight_decay = self.settings.optimiser.weight_decay;
+        if everyone && weight_decay > 0.0 {
+            (loss + net.squared_weights(plan) * (weight_decay / 2.0)).backward();
+        } else {
+            loss.backward();
+        }
+        (value, logits)
     }
 
     /// Whether all weights, and what the biggest and the smallest child make of `patches`, are numbers.
@@ -105,11 +129,15 @@ mod tests {
     use super::*;
     use crate::checkpoint::{GammaInit, Tensor, Weights};
     use crate::space::{layout, preset};
-    use crate::train::{RmsProp, RmsPropSettings};
+    use crate::train::{Optimiser, OptimiserSettings};
 
     const CLASSES: usize = 4;
     const SEED: u64 = 3;
     const STEP: u64 = 17;
+
+    fn settings() -> TrainSettings {
+        TrainSettings { seed: SEED, ..TrainSettings::default() }
+    }
 
     /// Without dropout, whose generator all tests of the process share.
     fn space() -> SearchSpace {
@@ -145,7 +173,7 @@ mod tests {
         let (images, labels) = quarters(8);
         let weights = weights(&space, GammaInit::Random);
         let net = ElasticNet::from_weights(&weights);
-        let losses = Sandwich::new(&space, CLASSES, 2, 0.1, SEED).accumulate(&net, &images, &labels, STEP);
+        let losses = Sandwich::new(&space, CLASSES, &settings()).accumulate(&net, &images, &labels, STEP);
         let together = net.parameters.gradient();
 
         let logits = |net: &ElasticNet, child: &Child| {
@@ -166,7 +194,7 @@ mod tests {
             expected.push(loss.double_value(&[]));
             apart += net.parameters.gradient();
         }
-        let found = [losses.biggest, losses.smallest, losses.random[0], losses.random[1]];
+        let found = [losses.biggest.unwrap(), losses.smallest.unwrap(), losses.random[0], losses.random[1]];
         found.iter().zip(&expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{found:?}, not {expected:?}"));
         let difference = largest(&(&together - &apart));
         assert!(largest(&apart) > 0.01 && difference < 1e-5 * largest(&apart), "{difference} of {}", largest(&apart));
@@ -177,7 +205,7 @@ mod tests {
         let space = space();
         let (images, labels) = quarters(8);
         let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
-        let sandwich = Sandwich::new(&space, CLASSES, 2, 0.1, SEED);
+        let sandwich = Sandwich::new(&space, CLASSES, &settings());
         let first = sandwich.accumulate(&net, &images, &labels, STEP);
         let permuted = sandwich.accumulate(&net, &images, &labels.flip([0]), STEP);
         assert_ne!(first.biggest, permuted.biggest);
@@ -185,6 +213,55 @@ mod tests {
         let another_step = sandwich.accumulate(&net, &images, &labels, STEP + 1);
         assert_eq!(first.smallest, another_step.smallest);
         assert_ne!(first.random, another_step.random, "every step draws its own children");
+    }
+
+    #[test]
+    fn without_distillation_everyone_sees_labels() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
+        let first = sandwich.accumulate(&net, &images, &labels, STEP);
+        let permuted = sandwich.accumulate(&net, &images, &labels.flip([0]), STEP);
+        assert!(first.smallest != permuted.smallest && first.random != permuted.random);
+    }
+
+    #[test]
+    fn without_the_sandwich_rule_there_are_random_children_only() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let without = TrainSettings { sandwich: false, distillation: false, ..settings() };
+        let losses = Sandwich::new(&space, CLASSES, &without).accumulate(&net, &images, &labels, STEP);
+        assert_eq!((losses.biggest, losses.smallest, losses.random.len()), (None, None, 4));
+        let random = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
+        assert_eq!(losses.random[..2], random.accumulate(&net, &images, &labels, STEP).random, "the same children as with it");
+    }
+
+    /// The penalty's gradient of a weight is the decay times the weight, once for every child that has the weight.
+    #[test]
+    fn everyone_is_penalised_for_the_weights_that_he_has() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let start = weights(&space, GammaInit::Random);
+        let gradient = |regularise: Regularise| {
+            let net = ElasticNet::from_weights(&start);
+            let optimiser = OptimiserSettings { weight_decay: 0.5, ..OptimiserSettings::default() };
+            let settings = TrainSettings { regularise, optimiser, random_children: 0, ..settings() };
+            Sandwich::new(&space, CLASSES, &settings).accumulate(&net, &images, &labels, STEP);
+            net.parameters.unflatten(&net.parameters.gradient())
+        };
+        let (everyone, biggest) = (gradient(Regularise::Everyone), gradient(Regularise::Biggest));
+        let [wide, narrow] = [space.biggest(), space.smallest()].map(|child| Plan::new(&space, &child, CLASSES).stem.c_out);
+        let per_filter = start.get("stem.weight").unwrap().data.len() / wide;
+        for (filter, times) in [(0, 2.0), (narrow - 1, 2.0), (wide - 1, 1.0)] {
+            let at = filter * per_filter + 4;
+            let value = |weights: &Weights| weights.get("stem.weight").unwrap().data[at];
+            let penalty = value(&everyone) - value(&biggest);
+            let expected = times * 0.5 * value(&start);
+            assert!((penalty - expected).abs() < 1e-4, "filter {filter}: {penalty}, not {expected}");
+        }
+        assert_eq!(everyone.get("stem.bn.weight"), biggest.get("stem.bn.weight"), "batch norms have no penalty");
     }
 
     /// With a zero scale in its last batch norm, a block adds nothing to its shortcut, whatever its other weights.
@@ -217,8 +294,8 @@ mod tests {
         let space = space();
         let (images, labels) = quarters(16);
         let mut net = ElasticNet::from_weights(&weights(&space, GammaInit::ZeroLast));
-        let mut optimiser = RmsProp::new(RmsPropSettings::default(), &net.parameters);
-        let sandwich = Sandwich::new(&space, CLASSES, 2, 0.0, SEED);
+        let mut optimiser = Optimiser::new(OptimiserSettings::default(), &net.parameters);
+        let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { label_smoothing: 0.0, ..settings() });
         let mut losses = Vec::new();
         for step in 0..30 {
             losses.push(sandwich.accumulate(&net, &images, &labels, step));
@@ -226,6 +303,8 @@ mod tests {
         }
         // A random child is another one at every step, so its loss says little.
         let (first, last) = (&losses[0], &losses[29]);
-        assert!(last.biggest < first.biggest / 4.0 && last.smallest < first.smallest / 2.0, "{first:?} became {last:?}");
+        let (biggest, smallest) = (|losses: &Losses| losses.biggest.unwrap(), |losses: &Losses| losses.smallest.unwrap());
+        let fell = biggest(last) < biggest(first) / 4.0 && smallest(last) < smallest(first) / 2.0;
+        assert!(fell, "{first:?} became {last:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The learning rate: linear warm-up, exponential decay, constant ending (paper, 3.3).
+//! The learning rate: linear warm-up, exponential decay, constant ending (paper, 3.3); other decays to compare with.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
+    /// How the rate decays.
+    pub shape: Decay,
     /// Learning rate of a batch of 256 images; proportional to the batch.
     pub rate_per_256: f64,
     /// Length of the reference run.
@@ -19,13 +21,27 @@ pub struct Schedule {
     pub decay: f64,
     /// Epochs in which the rate falls by `decay`.
     pub decay_epochs: f64,
-    /// Share of the initial rate at which the decay stops; 0 decays to the end.
+    /// Constant ending: share of the initial rate at which the decay stops; 0 decays to the end.
     pub floor: f64,
+}
+
+/// How a learning rate decays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// By a factor every few epochs (EfficientNet; the paper).
+    #[default]
+    Exponential,
+    /// Half a cosine wave, to zero at the end.
+    Cosine,
+    /// Straight to zero at the end.
+    Linear,
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { rate_per_256: 0.016, reference_epochs: 350.0, warmup_epochs: 5.0, decay: 0.97, decay_epochs: 2.4, floor: 0.05 }
+        let shape = Decay::Exponential;
+        Self { shape, rate_per_256: 0.016, reference_epochs: 350.0, warmup_epochs: 5.0, decay: 0.97, decay_epochs: 2.4, floor: 0.05 }
     }
 }
 
@@ -37,8 +53,13 @@ impl Schedule {
         // The first update already moves: its share is that of a step's end, not of its start.
         let after = (step + 1) as f64 / steps.max(1) as f64 * self.reference_epochs;
         let warmup = if after < self.warmup_epochs { after / self.warmup_epochs } else { 1.0 };
-        let decay = self.decay.powf(epoch / self.decay_epochs).max(self.floor);
-        self.rate_per_256 * batch as f64 / 256.0 * warmup * decay
+        let share = epoch / self.reference_epochs;
+        let decay = match self.shape {
+            Decay::Exponential => self.decay.powf(epoch / self.decay_epochs),
+            Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * share).cos()),
+            Decay::Linear => 1.0 - share,
+        };
+        self.rate_per_256 * batch as f64 / 256.0 * warmup * decay.max(self.floor)
     }
 }
 
@@ -61,6 +82,23 @@ mod tests {
         for (step, rate) in expected {
             let got = Schedule::default().rate(step, 35_000, 4096);
             assert!((got - rate).abs() < 1e-12, "step {step}: {got}, not {rate}");
+        }
+    }
+
+    #[test]
+    fn other_shapes_fall_to_zero_or_to_the_floor() {
+        let cases = [
+            (Decay::Cosine, 0.0, [(25, 0.853_553), (50, 0.5), (75, 0.146_447)]),
+            (Decay::Linear, 0.0, [(25, 0.75), (50, 0.5), (75, 0.25)]),
+            (Decay::Cosine, 0.2, [(25, 0.853_553), (50, 0.5), (75, 0.2)]),
+            (Decay::Exponential, 0.0, [(25, 0.329_397), (50, 0.108_502), (75, 0.035_740)]),
+        ];
+        for (shape, floor, expected) in cases {
+            let schedule = Schedule { shape, floor, warmup_epochs: 0.0, reference_epochs: 350.0, ..Schedule::default() };
+            for (step, share) in expected {
+                let got = schedule.rate(step, 100, 256) / 0.016;
+                assert!((got - share).abs() < 1e-6, "{shape:?}, floor {floor}, step {step}: {got}, not {share}");
+            }
         }
     }
 

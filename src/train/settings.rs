@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::optimiser::RmsPropSettings;
+use super::TrainError;
+use super::optimiser::OptimiserSettings;
 use super::schedule::Schedule;
 use crate::checkpoint::GammaInit;
 
-/// Settings of a training run. The defaults are the paper's, but for the length and the batch, which suit two CPU cores.
+/// Settings of a training run. The defaults are the paper's, but for the length and the batch, which suit two CPU cores; each
+/// technique can be switched off for an ablation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSettings {
@@ -16,16 +18,37 @@ pub struct TrainSettings {
     pub batch_size: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// Sandwich rule: the smallest and the biggest child are trained at every step (paper, 3.1). Without it, two more random
+    /// children take their places.
+    pub sandwich: bool,
     /// Random children a step, beside the smallest and the biggest.
     pub random_children: u64,
-    /// Share of the biggest child's target that is spread over all classes.
+    /// In-place distillation: all but the biggest child learn from its predictions (paper, 3.1). Without it, from the labels.
+    pub distillation: bool,
+    /// Which children are regularised.
+    pub regularise: Regularise,
+    /// Share of a target made from labels that is spread over all classes.
     pub label_smoothing: f64,
     /// Whether the last batch norm of every residual block starts at zero (paper, 3.1) or, naively, at one.
     pub zero_gamma: bool,
+    /// Decay of an average of the weights over the steps, which is then what is validated and kept; none, no average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
     /// The learning rate.
     pub schedule: Schedule,
     /// The optimiser.
-    pub optimiser: RmsPropSettings,
+    pub optimiser: OptimiserSettings,
+}
+
+/// Which children have weight decay and dropout.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regularise {
+    /// The biggest alone: the others underfit as it is (paper, 3.1).
+    #[default]
+    Biggest,
+    /// Every child.
+    Everyone,
 }
 
 impl Default for TrainSettings {
@@ -34,17 +57,97 @@ impl Default for TrainSettings {
             epochs: 8,
             batch_size: 128,
             seed: 0,
+            sandwich: true,
             random_children: 2,
+            distillation: true,
+            regularise: Regularise::Biggest,
             label_smoothing: 0.1,
             zero_gamma: true,
+            average: None,
             schedule: Schedule::default(),
-            optimiser: RmsPropSettings::default(),
+            optimiser: OptimiserSettings::default(),
         }
     }
 }
 
 impl TrainSettings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the first that cannot be, and what is allowed.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let (schedule, optimiser) = (&self.schedule, &self.optimiser);
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let checks = [
+            ("epochs", self.epochs > 0, "1 or more"),
+            ("batch_size", self.batch_size > 1, "2 or more"),
+            ("distillation", self.sandwich || !self.distillation, "false where sandwich is: without the biggest child nobody teaches"),
+            ("label_smoothing", share(self.label_smoothing), "from 0 to below 1"),
+            ("average", self.average.is_none_or(|decay| decay > 0.0 && share(decay)), "between 0 and 1"),
+            ("schedule.rate_per_256", positive(schedule.rate_per_256), "above 0"),
+            ("schedule.reference_epochs", positive(schedule.reference_epochs), "above 0"),
+            ("schedule.warmup_epochs", schedule.warmup_epochs >= 0.0 && schedule.warmup_epochs.is_finite(), "0 or more"),
+            ("schedule.decay", positive(schedule.decay) && schedule.decay <= 1.0, "above 0 and at most 1"),
+            ("schedule.decay_epochs", positive(schedule.decay_epochs), "above 0"),
+            ("schedule.floor", (0.0..=1.0).contains(&schedule.floor), "from 0 to 1"),
+            ("optimiser.decay", share(optimiser.decay), "from 0 to below 1"),
+            ("optimiser.momentum", share(optimiser.momentum), "from 0 to below 1"),
+            ("optimiser.epsilon", positive(optimiser.epsilon), "above 0"),
+            ("optimiser.weight_decay", optimiser.weight_decay >= 0.0 && optimiser.weight_decay.is_finite(), "0 or more"),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((name, _, allowed)) => Err(TrainError::Setting { name, allowed }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn gamma(&self) -> GammaInit {
         if self.zero_gamma { GammaInit::ZeroLast } else { GammaInit::One }
+    }
+
+    /// Weight decay that the optimiser applies once a step; where everyone is regularised, every child's loss has its own.
+    pub(super) fn optimiser(&self) -> OptimiserSettings {
+        let weight_decay = match self.regularise {
+            Regularise::Biggest => self.optimiser.weight_decay,
+            Regularise::Everyone => 0.0,
+        };
+        OptimiserSettings { weight_decay, ..self.optimiser.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_settings_are_named() {
+        type Break = fn(&mut TrainSettings);
+        let cases: [(Break, &str); 8] = [
+            (|s| s.schedule.rate_per_256 = -0.1, "schedule.rate_per_256 must be above 0"),
+            (|s| s.schedule.rate_per_256 = f64::NAN, "schedule.rate_per_256 must be above 0"),
+            (|s| s.schedule.floor = 1.5, "schedule.floor must be from 0 to 1"),
+            (|s| s.sandwich = false, "distillation must be false where sandwich is"),
+            (|s| s.label_smoothing = 1.0, "label_smoothing must be from 0 to below 1"),
+            (|s| s.average = Some(1.0), "average must be between 0 and 1"),
+            (|s| s.optimiser.weight_decay = -1.0, "optimiser.weight_decay must be 0 or more"),
+            (|s| s.epochs = 0, "epochs must be 1 or more"),
+        ];
+        assert!(TrainSettings::default().validate().is_ok());
+        for (break_it, expected) in cases {
+            let mut settings = TrainSettings::default();
+            break_it(&mut settings);
+            let message = settings.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} should contain {expected:?}");
+        }
+    }
+
+    /// Runs begun before a setting existed go on with its default.
+    #[test]
+    fn an_older_state_reads_as_the_paper_has_it() {
+        let text = r#"{"epochs": 3, "optimiser": {"decay": 0.9, "momentum": 0.9, "epsilon": 0.001, "weight_decay": 0.00001},
+            "schedule": {"rate_per_256": 0.016, "floor": 0.05}}"#;
+        let settings: TrainSettings = serde_json::from_str(text).unwrap();
+        assert_eq!(settings, TrainSettings { epochs: 3, ..TrainSettings::default() });
     }
 }

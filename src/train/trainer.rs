@@ -8,14 +8,15 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::average::Average;
 use super::elastic::ElasticNet;
 use super::input::Normaliser;
-use super::optimiser::RmsProp;
+use super::optimiser::Optimiser;
 use super::progress::Progress;
 use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 use super::sandwich::Sandwich;
 use super::settings::TrainSettings;
-use super::validation::Validation;
+use super::validation::{Accuracy, Validation};
 use crate::checkpoint::Weights;
 use crate::data::{Batch, BatchPlan, Batches, Mode, Source};
 use crate::space::{SearchSpace, layout};
@@ -81,6 +82,7 @@ pub struct Provenance {
 /// # Errors
 /// [`TrainError`]; all checkpoints so far stay.
 pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outcome, TrainError> {
+    settings.validate()?;
     crate::allocator::keep_freed_memory();
     tch::set_num_threads(i32::try_from(job.threads).unwrap_or(1));
     let mut training = if resume { Training::resume(job, settings)? } else { Training::start(job, settings)? };
@@ -100,7 +102,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         }
         training.save()?;
         if let Some(validation) = &validation {
-            progress.epoch(training.state.step, training.state.seconds, &validation.accuracy(&training.net))?;
+            progress.epoch(training.state.step, training.state.seconds, &training.validate(validation))?;
         }
     }
     Ok(training.finish())
@@ -112,7 +114,8 @@ struct Training<'a> {
     run: RunDirectory,
     state: RunState,
     net: ElasticNet,
-    optimiser: RmsProp,
+    optimiser: Optimiser,
+    average: Option<Average>,
     sandwich: Sandwich<'a>,
     normaliser: Normaliser,
     /// Images of the last step.
@@ -125,7 +128,7 @@ impl<'a> Training<'a> {
         let run = RunDirectory::create(job.directory)?;
         let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
         let net = ElasticNet::from_weights(&weights);
-        let optimiser = RmsProp::new(settings.optimiser.clone(), &net.parameters);
+        let optimiser = Optimiser::new(settings.optimiser(), &net.parameters);
         Ok(Self::new(job, run, state, net, optimiser))
     }
 
@@ -136,14 +139,18 @@ impl<'a> Training<'a> {
         let mut state = checkpoint.state;
         state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights);
-        let optimiser = RmsProp::resume(settings.optimiser.clone(), &net.parameters, &checkpoint.optimiser)?;
-        Ok(Self::new(job, run, state, net, optimiser))
+        let optimiser = Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?;
+        let mut training = Self::new(job, run, state, net, optimiser);
+        if let (Some(decay), Some(weights)) = (settings.average, &checkpoint.average) {
+            training.average = Some(Average::resume(decay, &training.net.parameters, weights)?);
+        }
+        Ok(training)
     }
 
-    fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: RmsProp) -> Self {
-        let settings = &state.settings;
-        let sandwich = Sandwich::new(job.space, state.classes.len(), settings.random_children, settings.label_smoothing, settings.seed);
-        Self { job, run, net, optimiser, sandwich, normaliser: Normaliser::new(&state.preprocessing), patches: None, state }
+    fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: Optimiser) -> Self {
+        let sandwich = Sandwich::new(job.space, state.classes.len(), &state.settings);
+        let average = state.settings.average.map(|decay| Average::new(decay, &net.parameters));
+        Self { job, run, net, optimiser, average, sandwich, normaliser: Normaliser::new(&state.preprocessing), patches: None, state }
     }
 
     fn steps(&self) -> u64 {
@@ -184,6 +191,9 @@ impl<'a> Training<'a> {
             return Err(self.diverged(step, rate)?);
         }
         self.optimiser.update(&mut self.net.parameters, rate);
+        if let Some(average) = &mut self.average {
+            average.update(&self.net.parameters, step);
+        }
         self.patches = Some(patches);
         self.state.step += 1;
         progress.step(step, rate, &losses)
@@ -207,7 +217,16 @@ impl<'a> Training<'a> {
             return Err(self.diverged(step, rate)?);
         }
         let optimiser = self.optimiser.state(&self.net.parameters);
-        self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser })
+        let average = self.average.as_ref().map(|average| average.to_weights(&self.net.parameters));
+        self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser, average })
+    }
+
+    /// What is validated: the averaged weights where there is an average.
+    fn validate(&self, validation: &Validation) -> Accuracy {
+        match &self.average {
+            Some(average) => validation.accuracy(&average.to_net(&self.net.parameters)),
+            None => validation.accuracy(&self.net),
+        }
     }
 
     fn finish(self) -> Outcome {
@@ -219,7 +238,11 @@ impl<'a> Training<'a> {
             images: self.job.train.images.len(),
             seconds: self.state.seconds,
         };
-        Outcome::Finished { weights: self.net.to_weights(), provenance: Box::new(provenance) }
+        let weights = match &self.average {
+            Some(average) => average.to_weights(&self.net.parameters),
+            None => self.net.to_weights(),
+        };
+        Outcome::Finished { weights, provenance: Box::new(provenance) }
     }
 }
 
