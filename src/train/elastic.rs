@@ -47,7 +47,6 @@ impl ElasticNet {
     }
 
     /// Sum of the squares of all weights that the child of `plan` has; batch norms and biases do not count.
-    #[must_use]
     pub fn squared_weights(&self, plan: &Plan) -> Torch {
         let square = |weight: Torch| weight.square().sum(tch::Kind::Float);
         let convs =
