@@ -21,12 +21,21 @@ pub struct Deployed {
     pub times: StageTimes,
 }
 
+/// Where a child's batch-norm statistics come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Statistics<'a> {
+    /// They are measured now.
+    Measured(&'a Calibrator<'a>),
+    /// They were measured before, and ship with the model.
+    Known(&'a BnStats),
+}
+
 /// How long the stages of making a child deployable took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageTimes {
     /// Cutting the weights.
     pub slice: Duration,
-    /// Measuring the batch-norm statistics.
+    /// Measuring the batch-norm statistics, or none where they are known.
     pub calibrate: Duration,
     /// Folding and writing the graph.
     pub export: Duration,
@@ -46,17 +55,20 @@ pub enum DeployError {
     Statistics(#[from] StatisticsError),
 }
 
-/// Makes `child` deployable, recalibrated by `calibrator`; the graph takes `input`.
+/// Makes `child` deployable with `statistics`; the graph takes `input`.
 ///
 /// # Errors
 /// [`DeployError`].
-pub fn deploy(model: &Model, child: &Child, calibrator: &Calibrator<'_>, input: Input) -> Result<Deployed, DeployError> {
+pub fn deploy(model: &Model, child: &Child, statistics: Statistics<'_>, input: Input) -> Result<Deployed, DeployError> {
     let card = &model.card;
     let plan = Plan::new(&card.space, child, card.labels.len());
     let begin = Instant::now();
     let net = slice(&model.weights, &plan)?;
     let sliced = Instant::now();
-    let stats = recalibrate(&net, &card.preprocessing, calibrator)?;
+    let stats = match statistics {
+        Statistics::Measured(calibrator) => recalibrate(&net, &card.preprocessing, calibrator)?,
+        Statistics::Known(stats) => stats.clone(),
+    };
     let calibrated = Instant::now();
     let (model, weights_sha256) = (card.name.as_str(), card.weights_sha256.as_str());
     let metadata = Metadata { model, weights_sha256, labels: &card.labels, preprocessing: &card.preprocessing, input };

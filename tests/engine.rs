@@ -25,7 +25,7 @@ fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
     let fixed = ["test", "--cache-dir", cache, "--workers", "2"];
     let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
     let options = Flags::parse_from(fixed.iter().chain(warm_up).chain(flags)).options;
-    Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options).unwrap()
+    Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap()
 }
 
 fn patch(value: u8) -> Patch {
@@ -95,6 +95,30 @@ async fn a_damaged_built_child_is_built_again() {
     let second = engine(&model, cache.path(), &[]);
     let again = second.classify(id, vec![patch(7)]).await.unwrap();
     assert_eq!((again.source, again.logits), (Source::Built, built.logits));
+}
+
+/// A model whose images may not ship: its family comes with statistics, other children need images from elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_with_statistics_needs_no_images() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let with_images = engine(&model, &cache.path().join("a"), &[]);
+    let id = ids(&with_images)[2];
+    let expected = with_images.classify(id, vec![patch(7)]).await.unwrap().logits;
+    model.ship_statistics_instead_of_images();
+
+    let family_only = engine(&model, &cache.path().join("b"), &[]);
+    assert_eq!(family_only.classify(id, vec![patch(7)]).await.unwrap().logits, expected);
+    let mut choices = common::space().smallest().choices().clone();
+    choices.resolution = 22;
+    let refused = family_only.add(choices.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("test ships no calibration images") && refused.contains("--calibration DIR"), "{refused}");
+
+    let images = (common::noise(48, 28, 1).into(), 16);
+    let flags = ["test", "--cache-dir", cache.path().to_str().unwrap(), "--warm-up", "false"];
+    let options = Flags::parse_from(flags).options;
+    let given = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, Some(images)).unwrap();
+    assert_eq!(given.classify(id, vec![patch(7)]).await.unwrap().logits, expected, "the family keeps its statistics");
+    assert!(given.add(choices).await.unwrap().added);
 }
 
 /// A loaded child's graph lies on disk alone. Whoever empties the cache directory makes it slow, not wrong.

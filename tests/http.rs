@@ -46,7 +46,7 @@ impl Server {
         let fixed = ["test", "--cache-dir", cache.path().to_str().unwrap(), "--workers", "2"];
         let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
         let flags = Flags::parse_from(fixed.iter().chain(warm_up).chain(flags));
-        let engine = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), flags.engine).unwrap();
+        let engine = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), flags.engine, None).unwrap();
         let state = AppState::new(engine.clone(), &flags.http);
         Self { router: app(state.clone()), state, engine, _model: model, _cache: cache }
     }

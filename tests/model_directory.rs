@@ -76,6 +76,31 @@ fn every_fault_is_named_with_its_file() {
 }
 
 #[test]
+fn statistics_are_those_of_the_whole_family_or_refused() {
+    type Break = fn(&Path);
+    let cases: [(&str, Break, &[&str]); 5] = [
+        ("intact", |_| {}, &["it opened"]),
+        ("no file", |d| fs::remove_file(d.join("statistics.safetensors")).unwrap(), &["statistics.safetensors", "No such file"]),
+        ("truncated", |d| truncate(&d.join("statistics.safetensors")), &["statistics.safetensors", "SHA-256"]),
+        ("a child fewer", drop_a_child, &["statistics.safetensors", "belongs to no child of the family"]),
+        ("none at all", |d| fs::remove_file(d.join("family.json")).unwrap(), &["belongs to no child of the family"]),
+    ];
+    for (name, break_it, expected) in cases {
+        let model = TestModel::new();
+        model.ship_statistics_instead_of_images();
+        break_it(model.path());
+        let message = refusal(model.path());
+        for part in expected {
+            assert!(message.contains(part), "{name}: {message:?} should contain {part:?}");
+        }
+    }
+}
+
+fn drop_a_child(directory: &Path) {
+    edit_json(&directory.join("family.json"), |family| drop(family["children"].as_array_mut().unwrap().pop()));
+}
+
+#[test]
 fn weights_with_their_checksum_but_of_another_shape_are_refused_by_tensor() {
     let model = TestModel::new();
     edit_json(&model.path().join("model.json"), |v| v["space"]["head"]["channels"] = vec![128, 200].into());

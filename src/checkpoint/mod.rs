@@ -1,11 +1,15 @@
 //! The model directory on disk: what a single-stage model consists of, read with every check and written atomically.
 
+mod card;
 mod family;
 mod model;
 mod statistics;
+mod statistics_file;
 mod weights;
 
+pub use card::{Calibration, ModelCard, ShippedStatistics};
 pub use family::{AccuracyKind, AccuracySource, Family, FamilyError, Member};
-pub use model::{Calibration, Draft, Model, ModelCard, ModelError};
+pub use model::{Draft, Model, ModelError};
 pub use statistics::{BnStats, LayerStats, StatisticsError};
+pub use statistics_file::StatisticsFileError;
 pub use weights::{GammaInit, Tensor, Weights, WeightsError};

@@ -1,26 +1,26 @@
 //! A model directory: opened with every check, written file by file, each atomically.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::family::{Family, FamilyError};
+use super::card::{Calibration, FORMAT, ModelCard, ShippedStatistics};
+use super::family::{Family, FamilyError, Member};
+use super::statistics::BnStats;
+use super::statistics_file::{self, StatisticsFileError};
 use super::weights::{Weights, WeightsError};
 use crate::data::{CalibrationSet, DataError};
 use crate::files::{sha256, write_atomically};
 use crate::image::{Preprocessing, PreprocessingError};
-use crate::space::{SearchSpace, SpaceError, layout};
-
-/// Version of the directory's layout.
-const FORMAT: u32 = 1;
-/// Most classes that a model may tell apart.
-const MAX_CLASSES: usize = 100_000;
+use crate::space::{ChildId, Plan, SearchSpace, SpaceError, layout};
 
 const MODEL: &str = "model.json";
 const WEIGHTS: &str = "weights.safetensors";
 const FAMILY: &str = "family.json";
 const CALIBRATION: &str = "calibration.safetensors";
+const STATISTICS: &str = "statistics.safetensors";
 
 /// A single-stage model: everything that its directory says.
 #[derive(Debug, Clone)]
@@ -31,48 +31,9 @@ pub struct Model {
     pub weights: Weights,
     /// The searched children; empty before the search.
     pub family: Family,
+    /// The statistics that ship with the family: of all its children, or none.
+    pub statistics: BTreeMap<ChildId, BnStats>,
     directory: PathBuf,
-}
-
-/// `model.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelCard {
-    /// Version of the directory's layout.
-    pub format: u32,
-    /// Name of the model.
-    pub name: String,
-    /// Names of the classes, in the classifier's order.
-    pub labels: Vec<String>,
-    /// Names of the classes' folders in image data sets, where they are not the labels, as with ImageNet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class_folders: Option<Vec<String>>,
-    /// From an image to a child's input.
-    pub preprocessing: Preprocessing,
-    /// The search space.
-    pub space: SearchSpace,
-    /// SHA-256 of `weights.safetensors`.
-    pub weights_sha256: String,
-    /// The calibration set that ships with the model, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<Calibration>,
-    /// How the weights came about; free-form.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub training: Option<serde_json::Value>,
-}
-
-/// Which images a model is recalibrated on, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// How many images.
-    pub images: usize,
-    /// In batches of how many.
-    pub batch: usize,
-    /// Seed under which they were drawn from the training images.
-    pub seed: u64,
-    /// SHA-256 of the images in `calibration.safetensors`, as [`CalibrationSet::sha256`] gives it.
-    pub sha256: String,
 }
 
 /// A directory that holds no usable model.
@@ -144,6 +105,14 @@ pub enum ModelError {
     /// The calibration images are unreadable.
     #[error(transparent)]
     Calibration(#[from] DataError),
+    /// The shipped statistics are not those of the family.
+    #[error("{}: {source}", path.display())]
+    Statistics {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: StatisticsFileError,
+    },
 }
 
 impl Model {
@@ -159,7 +128,8 @@ impl Model {
         let bytes = read_checked(&weights_path, &card.weights_sha256)?;
         let weights = Weights::from_bytes(&bytes, &weights_path, &layout(&card.space, card.labels.len()))?;
         let family = Self::read_family(directory, &card)?;
-        Ok(Self { card, weights, family, directory: directory.to_owned() })
+        let statistics = Self::read_statistics(directory, &card, &family)?;
+        Ok(Self { card, weights, family, statistics, directory: directory.to_owned() })
     }
 
     /// The directory that the model was opened from or created in.
@@ -207,13 +177,15 @@ impl Model {
             space: draft.space,
             weights_sha256,
             calibration: calibration.transpose()?,
+            // Statistics belong to weights, and these are new.
+            statistics: None,
             training: draft.training,
         };
         let path = directory.join(MODEL);
         card.check(&path)?;
         write_json(&path, &card)?;
         let family = Self::read_family(directory, &card)?;
-        Ok(Self { card, weights, family, directory: directory.to_owned() })
+        Ok(Self { card, weights, family, statistics: BTreeMap::new(), directory: directory.to_owned() })
     }
 
     /// The family in `directory`, empty where there is none.
@@ -226,15 +198,47 @@ impl Model {
         family.map_err(|source| ModelError::Family { path, source })
     }
 
-    /// Replaces `family.json`.
+    /// The statistics in `directory`, none where the card names none.
+    fn read_statistics(directory: &Path, card: &ModelCard, family: &Family) -> Result<BTreeMap<ChildId, BnStats>, ModelError> {
+        let Some(shipped) = &card.statistics else { return Ok(BTreeMap::new()) };
+        let path = directory.join(STATISTICS);
+        let bytes = read_checked(&path, &shipped.sha256)?;
+        let plan = |member: &Member| Plan::new(&card.space, &member.child, card.labels.len());
+        let plans: Vec<Plan> = family.members.iter().map(plan).collect();
+        statistics_file::read(&bytes, &plans, shipped).map_err(|source| ModelError::Statistics { path, source })
+    }
+
+    /// Replaces `family.json`; the model then ships no statistics.
     ///
     /// # Errors
-    /// [`ModelError::Io`] where the file cannot be written.
+    /// [`ModelError::Io`] where a file cannot be written.
     pub fn write_family(&mut self, family: Family) -> Result<(), ModelError> {
+        if self.card.statistics.take().is_some() {
+            self.statistics.clear();
+            write_json(&self.directory.join(MODEL), &self.card)?;
+        }
         let file = family.to_file(&self.card.space, self.card.labels.len());
         write_json(&self.directory.join(FAMILY), &file)?;
         self.family = family;
         Ok(())
+    }
+
+    /// Writes the statistics of all children of the family, so that they can be served without calibration images. `images`
+    /// says what they were measured on: the SHA-256 of the images, and the seed under which they were drawn.
+    ///
+    /// # Errors
+    /// [`ModelError`] where statistics of a child are missing, or a file cannot be written.
+    pub fn write_statistics(&mut self, statistics: Vec<BnStats>, images: (String, u64)) -> Result<(), ModelError> {
+        let path = self.directory.join(STATISTICS);
+        let failed = |source| ModelError::Statistics { path: path.clone(), source };
+        let bytes = statistics_file::to_bytes(&statistics).map_err(failed)?;
+        let (images_sha256, seed) = images;
+        let (count, batch) = statistics.first().map_or((0, 0), |stats| (stats.images(), stats.batch()));
+        let shipped = ShippedStatistics { images: count, batch, seed, images_sha256, sha256: sha256(&bytes) };
+        write_atomically(&path, &bytes).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+        self.card.statistics = Some(shipped);
+        self.statistics = Self::read_statistics(&self.directory, &self.card, &self.family)?;
+        write_json(&self.directory.join(MODEL), &self.card)
     }
 }
 
@@ -255,34 +259,6 @@ pub struct Draft {
     pub calibration: Option<(CalibrationSet, usize, u64)>,
     /// How the weights came about.
     pub training: Option<serde_json::Value>,
-}
-
-impl ModelCard {
-    fn check(&self, path: &Path) -> Result<(), ModelError> {
-        let path = path.to_owned();
-        let problem = |problem: String| Err(ModelError::Card { path: path.clone(), problem });
-        if self.format != FORMAT {
-            return problem(format!("format {} is not supported; this program reads format {FORMAT}", self.format));
-        }
-        if self.labels.len() < 2 || self.labels.len() > MAX_CLASSES {
-            return problem(format!("{} labels; a model has between 2 and {MAX_CLASSES}", self.labels.len()));
-        }
-        if let Some(folders) = self.class_folders.as_ref().filter(|folders| folders.len() != self.labels.len()) {
-            return problem(format!("{} class_folders for {} labels", folders.len(), self.labels.len()));
-        }
-        self.space.validate().map_err(|source| ModelError::Space { path: path.clone(), source })?;
-        self.preprocessing.validate().map_err(|source| ModelError::Preprocessing { path: path.clone(), source })?;
-        if self.preprocessing.channels() != self.space.input_channels {
-            let (given, needed) = (self.preprocessing.channels(), self.space.input_channels);
-            return problem(format!("preprocessing makes {given} channels, but the search space takes {needed}"));
-        }
-        match &self.calibration {
-            Some(c) if c.batch == 0 || c.batch > c.images => {
-                problem(format!("calibration in batches of {} from {} images is impossible", c.batch, c.images))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {

@@ -6,17 +6,21 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::common::progress_bar;
-use crate::calibrate::Batches;
+use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::Model;
 use crate::data::{CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
+use crate::deploy::{Deployed, Statistics, deploy};
 use crate::image::{DecodeLimits, Preprocessing, decode};
+use crate::onnx::Input;
+use crate::runtime::Runtime;
+use crate::space::Child;
 
 /// Flags that choose other calibration images than the model's.
 #[derive(Debug, Args)]
 pub(super) struct CalibrationArgs {
     /// Recalibrate on these images, not the model's own: a folder of images at any depth, or a safetensors file with one tensor
     /// `images` [N, C, S, S] of the model's crop, uint8, or float32 if normalised already
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, env = "BIGNAS_CALIBRATION", value_name = "DIR|FILE")]
     calibration: Option<PathBuf>,
     #[command(flatten)]
     sampling: Sampling,
@@ -26,13 +30,13 @@ pub(super) struct CalibrationArgs {
 #[derive(Debug, Clone, Args)]
 pub(super) struct Sampling {
     /// How many images to draw from a folder
-    #[arg(long, default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     calibration_images: u32,
     /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64, if not given
-    #[arg(long, value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, env = "BIGNAS_CALIBRATION_BATCH", value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     calibration_batch: Option<u16>,
     /// Seed of the draw
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    #[arg(long, env = "BIGNAS_CALIBRATION_SEED", default_value_t = 0, value_name = "SEED")]
     calibration_seed: u64,
 }
 
@@ -43,16 +47,69 @@ const BATCH: usize = 64;
 const CORRUPT_SHARE: usize = 20;
 
 impl CalibrationArgs {
-    /// The images to recalibrate children of `model` on, and their batches.
-    pub(super) fn load(&self, model: &Model) -> anyhow::Result<(CalibrationSet, Batches)> {
+    /// What children of `model` get their statistics from: these images; else what ships with the model, statistics before
+    /// images.
+    pub(super) fn load(&self, model: &Model) -> anyhow::Result<Recalibration> {
         let own = model.card.calibration.as_ref().map(|calibration| calibration.batch);
         let images = match &self.calibration {
-            Some(path) => self.sampling.read(path, &model.card.preprocessing)?,
-            None => model.calibration_images()?.with_context(|| {
-                format!("model {} ships no calibration images: give some with --calibration DIR or FILE.safetensors", model.card.name)
-            })?,
+            Some(path) => Some(self.sampling.read(path, &model.card.preprocessing)?),
+            None => model.calibration_images()?,
         };
-        Ok((images, Batches::of(self.sampling.batch().or(own).unwrap_or(BATCH))))
+        let batches = Batches::of(self.sampling.batch().or(own).unwrap_or(BATCH));
+        let seed = match (&self.calibration, &model.card.calibration) {
+            (None, Some(calibration)) => calibration.seed,
+            _ => self.sampling.calibration_seed,
+        };
+        Ok(Recalibration { images, batches, seed, told: self.calibration.is_some() })
+    }
+}
+
+impl CalibrationArgs {
+    /// The images that the command line names, if any, and the size of their batches.
+    pub(super) fn given(&self, preprocessing: &Preprocessing) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
+        let draft = self.calibration.as_ref().map(|path| self.sampling.draft(path, preprocessing)).transpose()?;
+        Ok(draft.map(|(images, batch, _)| (images, batch)))
+    }
+}
+
+/// Where the statistics of children come from.
+pub(super) struct Recalibration {
+    images: Option<CalibrationSet>,
+    batches: Batches,
+    seed: u64,
+    /// Whether the images are those of the command line, which then are used even where statistics are known.
+    told: bool,
+}
+
+impl Recalibration {
+    /// Makes `child` deployable, with the statistics that ship with it where they are to be used.
+    pub(super) fn deploy(&self, model: &Model, child: &Child, runtime: &Runtime, threads: usize, input: Input) -> anyhow::Result<Deployed> {
+        match model.statistics.get(&child.id()) {
+            Some(known) if !self.told => Ok(deploy(model, child, Statistics::Known(known), input)?),
+            _ => self.measure(model, child, runtime, threads, input),
+        }
+    }
+
+    /// Makes `child` deployable, with statistics measured now.
+    pub(super) fn measure(
+        &self,
+        model: &Model,
+        child: &Child,
+        runtime: &Runtime,
+        threads: usize,
+        input: Input,
+    ) -> anyhow::Result<Deployed> {
+        let images = self.images.as_ref().with_context(|| {
+            let name = &model.card.name;
+            format!("model {name} ships no calibration images: give some with --calibration DIR or FILE.safetensors")
+        })?;
+        let calibrator = Calibrator { runtime, images, batches: self.batches, threads, stop: None };
+        Ok(deploy(model, child, Statistics::Measured(&calibrator), input)?)
+    }
+
+    /// SHA-256 of the images, if there are any, and the seed that they were drawn under.
+    pub(super) fn images(&self) -> Option<(String, u64)> {
+        self.images.as_ref().map(|images| (images.sha256(), self.seed))
     }
 }
 

@@ -9,10 +9,8 @@ use indicatif::ProgressBar;
 
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, find_child, open_images, progress_bar};
-use crate::calibrate::Calibrator;
 use crate::checkpoint::Model;
 use crate::data::{Augment, BatchPlan, Batches, Mode, PatchSet, Source, Split};
-use crate::deploy::deploy;
 use crate::evaluate::Tally;
 use crate::files::write_atomically;
 use crate::onnx::Input;
@@ -64,14 +62,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let preprocessing = model.card.preprocessing.clone();
     let source = Arc::new(Source { images, preprocessing, augment: Augment::NONE });
     let runtime = args.runtime.load()?;
-    let (calibration_images, batches) = args.calibration.load(&model)?;
+    let recalibration = args.calibration.load(&model)?;
     let children = children(&model, &args.child)?;
     println!("{:>16} {:>10} {:>6} {:>8} {:>8} {:>8}", "child", "MMACs", "px", "top-1 %", "top-5 %", "images");
     let mut predictions = serde_json::Map::new();
     let threads = args.runtime.threads();
-    let calibrator = Calibrator { runtime: &runtime, images: &calibration_images, batches, threads, stop: None };
     for child in &children {
-        let deployed = deploy(&model, child, &calibrator, Input::Resolution)?;
+        let deployed = recalibration.deploy(&model, child, &runtime, threads, Input::Resolution)?;
         let mut network = Network::load(&runtime, &deployed.onnx, &format!("child {}", child.id()), threads)?;
         let tally = evaluate(&mut network, &source, usize::from(args.batch))?;
         let macs = Plan::new(&model.card.space, child, model.card.labels.len()).cost().macs.millions();

@@ -7,9 +7,7 @@ use clap::ValueEnum;
 
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, find_child};
-use crate::calibrate::Calibrator;
 use crate::checkpoint::Model;
-use crate::deploy::deploy;
 use crate::files::write_atomically;
 use crate::onnx::Input;
 
@@ -45,14 +43,13 @@ enum InputForm {
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let model = Model::open(&args.model)?;
     let child = find_child(&model, &args.child)?;
-    let (images, batches) = args.calibration.load(&model)?;
+    let recalibration = args.calibration.load(&model)?;
     let runtime = args.runtime.load()?;
-    let calibrator = Calibrator { runtime: &runtime, images: &images, batches, threads: args.runtime.threads(), stop: None };
     let input = match args.input {
         InputForm::Resolution => Input::Resolution,
         InputForm::Crop => Input::Crop,
     };
-    let deployed = deploy(&model, &child, &calibrator, input)?;
+    let deployed = recalibration.deploy(&model, &child, &runtime, args.runtime.threads(), input)?;
     write_atomically(&args.output, &deployed.onnx).with_context(|| format!("cannot write {}", args.output.display()))?;
     println!(
         "wrote {} ({:.1} MB): child {}, recalibrated on {} images (statistics {})",

@@ -6,16 +6,14 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::calibration::CalibrationArgs;
+use super::calibration::{CalibrationArgs, Recalibration};
 use super::common::{RuntimeArgs, open_images, progress_bar};
 use super::evaluate::evaluate;
-use crate::calibrate::Calibrator;
-use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
+use crate::checkpoint::{AccuracyKind, AccuracySource, BnStats, Family, Member, Model};
 use crate::data::{Augment, ImageSet, PatchSet, Source, Split, calibration_indices};
-use crate::deploy::deploy;
 use crate::evaluate::Tally;
 use crate::onnx::Input;
-use crate::runtime::Network;
+use crate::runtime::{Network, Runtime};
 use crate::search::{Grid, Scored, SearchSettings, pareto_front, search, select, spread_budgets};
 use crate::space::Child;
 
@@ -61,7 +59,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let train = open_images(&model.card, &args.data, Split::Train)?;
     let test = open_images(&model.card, &args.data, Split::Test)?;
     let runtime = args.runtime.load()?;
-    let (calibration_images, batches) = args.calibration.load(&model)?;
+    let recalibration = args.calibration.load(&model)?;
     let settings = SearchSettings {
         grid: Grid::of(&space),
         budgets_macs: spread_budgets(&space, classes, usize::from(args.budgets)),
@@ -70,9 +68,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         seed: args.seed,
     };
     let selection = Selection::draw(&model, &train, args.images as usize, args.seed)?;
-    let threads = args.runtime.threads();
-    let calibrator = Calibrator { runtime: &runtime, images: &calibration_images, batches, threads, stop: None };
-    let judge = Judge { model: &model, calibrator };
+    let judge = Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: args.runtime.threads() };
     let bar = progress_bar(0, "searching");
     let scored = search(&space, classes, &settings, |child, progress| {
         bar.set_length(progress.total as u64);
@@ -84,7 +80,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     println!("evaluated {} children on {} training images, {} on the front", scored.len(), selection.labels.len(), front.len());
     let dataset = args.dataset.clone().unwrap_or_else(|| model.card.name.clone());
     let source = AccuracySource { dataset, split: "test".into(), images: test.len(), kind: AccuracyKind::Measured };
-    let tested = judge.test(&front, test)?;
+    let (tested, statistics) = judge.test(&front, test)?;
     let members = tested.into_iter().map(|s| Member { child: s.child, accuracy: Some(s.accuracy), accuracy_source: Some(source.clone()) });
     let provenance = serde_json::json!({
         "settings": settings,
@@ -94,6 +90,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     });
     let family = Family::new(&space, classes, members.collect(), Some(provenance));
     model.write_family(family)?;
+    if let Some(images) = recalibration.images() {
+        model.write_statistics(statistics, images)?;
+    }
     println!("wrote {}/family.json with {} children", args.model.display(), model.family.members.len());
     println!("next: bignas serve --model {}", args.model.display());
     Ok(())
@@ -125,18 +124,21 @@ impl Selection {
 /// Recalibrates children and measures them.
 struct Judge<'a> {
     model: &'a Model,
-    calibrator: Calibrator<'a>,
+    recalibration: &'a Recalibration,
+    runtime: &'a Runtime,
+    threads: usize,
 }
 
 impl Judge<'_> {
-    fn network(&self, child: &Child) -> anyhow::Result<Network> {
-        let deployed = deploy(self.model, child, &self.calibrator, Input::Resolution)?;
-        let Calibrator { runtime, threads, .. } = self.calibrator;
-        Ok(Network::load(runtime, &deployed.onnx, &format!("child {}", child.id()), threads)?)
+    /// The child with statistics of its own, and these.
+    fn network(&self, child: &Child) -> anyhow::Result<(Network, BnStats)> {
+        let deployed = self.recalibration.measure(self.model, child, self.runtime, self.threads, Input::Resolution)?;
+        let network = Network::load(self.runtime, &deployed.onnx, &format!("child {}", child.id()), self.threads)?;
+        Ok((network, deployed.stats))
     }
 
     fn accuracy(&self, child: &Child, selection: &Selection) -> anyhow::Result<f64> {
-        let mut network = self.network(child)?;
+        let (mut network, _) = self.network(child)?;
         let mut tally = Tally::default();
         for (patches, labels) in selection.batches.iter().zip(selection.labels.chunks(BATCH)) {
             tally.add(&mut network, patches, labels, &self.model.card.preprocessing)?;
@@ -146,18 +148,22 @@ impl Judge<'_> {
 
     /// Measures the front on the test images, prints it, and leaves out what the test shows to be no better than a cheaper
     /// child.
-    fn test(&self, front: &[Scored], test: ImageSet) -> anyhow::Result<Vec<Scored>> {
+    fn test(&self, front: &[Scored], test: ImageSet) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>)> {
         let preprocessing = self.model.card.preprocessing.clone();
         let source = Arc::new(Source { images: test, preprocessing, augment: Augment::NONE });
         println!("{:>16} {:>10} {:>6} {:>12} {:>8}", "child", "MMACs", "px", "selection %", "test %");
-        let mut tested = Vec::new();
+        let (mut tested, mut statistics) = (Vec::new(), Vec::new());
         for scored in front {
-            let accuracy = evaluate(&mut self.network(&scored.child)?, &source, BATCH)?.accuracy();
+            let (mut network, stats) = self.network(&scored.child)?;
+            let accuracy = evaluate(&mut network, &source, BATCH)?.accuracy();
+            statistics.push(stats);
             let (child, mmacs) = (&scored.child, scored.macs as f64 / 1e6);
             let (selected, measured) = (100.0 * scored.accuracy, 100.0 * accuracy);
             println!("{:>16} {mmacs:>10.2} {:>6} {selected:>12.2} {measured:>8.2}", child.id(), child.resolution());
             tested.push(Scored { accuracy, ..scored.clone() });
         }
-        Ok(pareto_front(tested))
+        let front = pareto_front(tested);
+        statistics.retain(|stats| front.iter().any(|scored| scored.child.id() == stats.child()));
+        Ok((front, statistics))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::calibration::CalibrationArgs;
 use super::common::load_runtime;
 use super::logging::{self, LogOptions};
 use crate::checkpoint::Model;
@@ -24,6 +25,8 @@ pub(super) struct Args {
     http: ServeOptions,
     #[command(flatten, next_help_heading = "Engine")]
     engine: EngineOptions,
+    #[command(flatten, next_help_heading = "Engine")]
+    calibration: CalibrationArgs,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -42,7 +45,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let listener = bind(args.http.address()).await?;
     let address = listener.local_addr().context("cannot tell which port it is")?;
     let directory = args.model.clone();
-    let engine = tokio::task::spawn_blocking(move || start_engine(&args.model, args.engine)).await??;
+    let engine = tokio::task::spawn_blocking(move || start_engine(&args.model, args.engine, &args.calibration)).await??;
     let state = AppState::new(engine.clone(), &args.http);
     // Whoever started the server may not read what it prints.
     let _ = writeln!(std::io::stdout(), "{}", announcement(&engine, &directory, address));
@@ -55,8 +58,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 /// How long to wait at the end for a child that is being built: a recalibration stops before its next batch.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-fn start_engine(model: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
+fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationArgs) -> anyhow::Result<Engine> {
     let runtime = load_runtime(options.onnxruntime.as_deref())?;
     let model = Model::open(model)?;
-    Ok(Engine::start(model, runtime, Arc::new(Metrics::new()?), options)?)
+    let calibration = calibration.given(&model.card.preprocessing)?;
+    Ok(Engine::start(model, runtime, Arc::new(Metrics::new()?), options, calibration)?)
 }

@@ -31,8 +31,9 @@ pub(super) struct Args {
     /// Name of the model; the search space's, if not given
     #[arg(long)]
     name: Option<String>,
-    /// Training images that the model ships for recalibration
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    /// Training images that the model ships for recalibration; 0 where their licence forbids it: `bignas search --calibration` then
+    /// ships statistics of the family instead
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     calibration_images: u32,
     /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file
     #[arg(long, default_value = "fashion-mnist")]
@@ -148,16 +149,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         Outcome::Finished { weights, provenance } => {
             let (images, preprocessing) = (&job.train.images, what.preprocessing.clone());
-            let calibration = draw_calibration(images, &preprocessing, args.calibration_images as usize, what.settings.seed)?;
+            let calibration = match args.calibration_images {
+                0 => None,
+                count => Some(draw_calibration(images, &preprocessing, count as usize, what.settings.seed)?),
+            };
             // A small data set does not fill the usual batch.
-            let batch = calibration.count.min(CALIBRATION_BATCH);
+            let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
             let draft = Draft {
                 name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
                 labels: images.classes().to_vec(),
                 class_folders: None,
                 preprocessing,
                 space: what.space,
-                calibration: Some((calibration.into(), batch, what.settings.seed)),
+                calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),
                 training: Some(serde_json::to_value(&provenance)?),
             };
             let model = Model::create(&args.model, draft, weights)?;

@@ -9,7 +9,8 @@ use thiserror::Error;
 use super::store::{Receipt, Store};
 use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::{Model, ModelError};
-use crate::deploy::{DeployError, deploy};
+use crate::data::CalibrationSet;
+use crate::deploy::{DeployError, Deployed, Statistics, deploy};
 use crate::files::sha256;
 use crate::metrics::Metrics;
 use crate::onnx::{EXPORTER_VERSION, Input};
@@ -20,7 +21,7 @@ use crate::space::{Child, ChildId};
 #[derive(Debug, Clone, Error)]
 pub enum BuildError {
     /// There are no images to recalibrate on.
-    #[error("model {0} ships no calibration images, so only children built before can be served")]
+    #[error("model {0} ships no calibration images: other children than its family's need a server started with --calibration DIR")]
     NoCalibration(String),
     /// The calibration images are unreadable.
     #[error("the calibration images cannot be read")]
@@ -72,6 +73,8 @@ pub(super) struct Builder {
     pub(super) metrics: Arc<Metrics>,
     /// Threads that one recalibration computes on.
     pub(super) threads: usize,
+    /// Images to recalibrate on instead of the model's own, and the size of their batches.
+    calibration: Option<(CalibrationSet, usize)>,
     /// Whether a running recalibration is to end early.
     pub(super) stop: AtomicBool,
     /// Hash of everything that all built children of this process depend on.
@@ -79,9 +82,16 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new(model: Arc<Model>, runtime: Runtime, store: Store, metrics: Arc<Metrics>, threads: usize) -> Self {
-        let common = common_key(&model, &runtime);
-        Self { model, runtime, store, metrics, threads, stop: AtomicBool::new(false), common }
+    pub(super) fn new(
+        model: Arc<Model>,
+        runtime: Runtime,
+        store: Store,
+        metrics: Arc<Metrics>,
+        threads: usize,
+        calibration: Option<(CalibrationSet, usize)>,
+    ) -> Self {
+        let common = common_key(&model, &runtime, calibration.as_ref());
+        Self { model, runtime, store, metrics, threads, calibration, stop: AtomicBool::new(false), common }
     }
 
     /// The key under which a built child is kept.
@@ -104,20 +114,11 @@ impl Builder {
     }
 
     fn build(&self, child: &Child) -> Result<(Vec<u8>, Receipt), BuildError> {
-        let card = &self.model.card;
-        let images = self.model.calibration_images().map_err(|error| BuildError::Images(Arc::new(error)))?;
-        let (Some(images), Some(calibration)) = (images, &card.calibration) else {
-            return Err(BuildError::NoCalibration(card.name.clone()));
+        let deployed = match self.model.statistics.get(&child.id()) {
+            Some(known) => deploy(&self.model, child, Statistics::Known(known), Input::Resolution),
+            None => self.recalibrated(child)?,
         };
-        let calibrator = Calibrator {
-            runtime: &self.runtime,
-            images: &images,
-            batches: Batches::of(calibration.batch),
-            threads: self.threads,
-            stop: Some(&self.stop),
-        };
-        let deployed = deploy(&self.model, child, &calibrator, Input::Resolution)
-            .map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
+        let deployed = deployed.map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
         self.record("slice", deployed.times.slice);
         self.record("calibrate", deployed.times.calibrate);
         self.record("export", deployed.times.export);
@@ -136,15 +137,34 @@ impl Builder {
         Ok((deployed.onnx, receipt))
     }
 
+    /// The child with statistics measured now: on the images that the server was given, else on the model's own.
+    fn recalibrated(&self, child: &Child) -> Result<Result<Deployed, DeployError>, BuildError> {
+        let card = &self.model.card;
+        let own: CalibrationSet;
+        let (images, batch) = match (&self.calibration, &card.calibration) {
+            (Some((images, batch)), _) => (images, *batch),
+            (None, Some(calibration)) => {
+                let images = self.model.calibration_images().map_err(|error| BuildError::Images(Arc::new(error)))?;
+                own = images.ok_or_else(|| BuildError::NoCalibration(card.name.clone()))?;
+                (&own, calibration.batch)
+            }
+            (None, None) => return Err(BuildError::NoCalibration(card.name.clone())),
+        };
+        let (runtime, batches, stop) = (&self.runtime, Batches::of(batch), Some(&self.stop));
+        let calibrator = Calibrator { runtime, images, batches, threads: self.threads, stop };
+        Ok(deploy(&self.model, child, Statistics::Measured(&calibrator), Input::Resolution))
+    }
+
     /// Records the time of one stage.
     pub(super) fn record(&self, stage: &str, time: Duration) {
         self.metrics.build_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 }
 
-/// Weights, space, labels, preprocessing and calibration through the model's card; the exporter; ONNX Runtime; precision and
-/// provider.
-fn common_key(model: &Model, runtime: &Runtime) -> String {
+/// Weights, space, labels, preprocessing, statistics and calibration through the model's card; calibration images given to the
+/// server; the exporter; ONNX Runtime; precision and provider.
+fn common_key(model: &Model, runtime: &Runtime, calibration: Option<&(CalibrationSet, usize)>) -> String {
     let card = serde_json::to_string(&model.card).unwrap_or_default();
-    sha256(format!("{card}\nexporter {EXPORTER_VERSION}\n{}\nfloat32\ncpu", runtime.build_info()).as_bytes())
+    let given = calibration.map_or_else(String::new, |(images, batch)| format!("{} in batches of {batch}", images.sha256()));
+    sha256(format!("{card}\n{given}\nexporter {EXPORTER_VERSION}\n{}\nfloat32\ncpu", runtime.build_info()).as_bytes())
 }

@@ -31,6 +31,7 @@ use registry::{Known, Registry};
 use store::Store;
 
 use crate::checkpoint::{Model, ModelCard};
+use crate::data::CalibrationSet;
 use crate::image::Patch;
 use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
@@ -71,11 +72,18 @@ pub enum StartError {
 }
 
 impl Engine {
-    /// Starts worker and builder threads for `model`, and the warm-up behind them.
+    /// Starts worker and builder threads for `model`, and the warm-up behind them. `calibration`, images and the size of their
+    /// batches, is used instead of the model's own images.
     ///
     /// # Errors
     /// [`StartError`] where there is nothing to serve or no thread to serve it.
-    pub fn start(model: Model, runtime: Runtime, metrics: Arc<Metrics>, options: EngineOptions) -> Result<Self, StartError> {
+    pub fn start(
+        model: Model,
+        runtime: Runtime,
+        metrics: Arc<Metrics>,
+        options: EngineOptions,
+        calibration: Option<(CalibrationSet, usize)>,
+    ) -> Result<Self, StartError> {
         if model.family.members.is_empty() {
             return Err(StartError::NoFamily(model.card.name.clone()));
         }
@@ -95,7 +103,7 @@ impl Engine {
             latencies: LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1),
             workers: workers.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,
-            builder: Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), options.build_threads()),
+            builder: Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), options.build_threads(), calibration),
             metrics,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -3,9 +3,12 @@
 
 use std::path::PathBuf;
 
+use bignas::calibrate::{Batches, Calibrator};
 use bignas::checkpoint::{Draft, Family, GammaInit, Member, Model, Weights};
 use bignas::data::PatchSet;
+use bignas::deploy::{Statistics, deploy};
 use bignas::image::{Filter, Patch, Preprocessing};
+use bignas::onnx::Input;
 use bignas::runtime::{Runtime, default_library};
 use bignas::search::{Grid, largest_within, spread_budgets};
 use bignas::space::{SearchSpace, layout, preset};
@@ -66,6 +69,22 @@ impl TestModel {
         let members = children.into_iter().enumerate().map(member).collect();
         model.write_family(Family::new(&space, 10, members, None)).unwrap();
         Self { directory }
+    }
+
+    /// Measures the statistics of the family, and takes the images away.
+    pub fn ship_statistics_instead_of_images(&self) {
+        let mut model = self.open();
+        let images = model.calibration_images().unwrap().unwrap();
+        let runtime = runtime();
+        let calibrator = Calibrator { runtime: &runtime, images: &images, batches: Batches::of(16), threads: 1, stop: None };
+        let measured = |member: &Member| deploy(&model, &member.child, Statistics::Measured(&calibrator), Input::Resolution).unwrap().stats;
+        let statistics = model.family.members.iter().map(measured).collect();
+        model.write_statistics(statistics, (images.sha256(), 0)).unwrap();
+        let card = self.path().join("model.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&card).unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove("calibration");
+        std::fs::write(card, json.to_string()).unwrap();
+        std::fs::remove_file(self.path().join("calibration.safetensors")).unwrap();
     }
 
     pub fn path(&self) -> &std::path::Path {

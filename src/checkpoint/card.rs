@@ -1,0 +1,102 @@
+//! `model.json`: what a model says of itself.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::ModelError;
+use crate::image::Preprocessing;
+use crate::space::SearchSpace;
+
+/// Version of the directory's layout.
+pub(super) const FORMAT: u32 = 1;
+/// Most classes that a model may tell apart.
+const MAX_CLASSES: usize = 100_000;
+
+/// `model.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCard {
+    /// Version of the directory's layout.
+    pub format: u32,
+    /// Name of the model.
+    pub name: String,
+    /// Names of the classes, in the classifier's order.
+    pub labels: Vec<String>,
+    /// Names of the classes' folders in image data sets, where they are not the labels, as with ImageNet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_folders: Option<Vec<String>>,
+    /// From an image to a child's input.
+    pub preprocessing: Preprocessing,
+    /// The search space.
+    pub space: SearchSpace,
+    /// SHA-256 of `weights.safetensors`.
+    pub weights_sha256: String,
+    /// The calibration set that ships with the model, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// The statistics that ship with the family, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<ShippedStatistics>,
+    /// How the weights came about; free-form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<serde_json::Value>,
+}
+
+/// Which images a model is recalibrated on, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// How many images.
+    pub images: usize,
+    /// In batches of how many.
+    pub batch: usize,
+    /// Seed under which they were drawn from the training images.
+    pub seed: u64,
+    /// SHA-256 of the images in `calibration.safetensors`, as [`crate::data::CalibrationSet::sha256`] gives it.
+    pub sha256: String,
+}
+
+/// Batch-norm statistics of the family's children, measured on images that do not ship.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShippedStatistics {
+    /// On how many images.
+    pub images: usize,
+    /// In batches of how many.
+    pub batch: usize,
+    /// Seed under which they were drawn.
+    pub seed: u64,
+    /// SHA-256 of the images.
+    pub images_sha256: String,
+    /// SHA-256 of `statistics.safetensors`.
+    pub sha256: String,
+}
+
+impl ModelCard {
+    pub(super) fn check(&self, path: &Path) -> Result<(), ModelError> {
+        let path = path.to_owned();
+        let problem = |problem: String| Err(ModelError::Card { path: path.clone(), problem });
+        if self.format != FORMAT {
+            return problem(format!("format {} is not supported; this program reads format {FORMAT}", self.format));
+        }
+        if self.labels.len() < 2 || self.labels.len() > MAX_CLASSES {
+            return problem(format!("{} labels; a model has between 2 and {MAX_CLASSES}", self.labels.len()));
+        }
+        if let Some(folders) = self.class_folders.as_ref().filter(|folders| folders.len() != self.labels.len()) {
+            return problem(format!("{} class_folders for {} labels", folders.len(), self.labels.len()));
+        }
+        self.space.validate().map_err(|source| ModelError::Space { path: path.clone(), source })?;
+        self.preprocessing.validate().map_err(|source| ModelError::Preprocessing { path: path.clone(), source })?;
+        if self.preprocessing.channels() != self.space.input_channels {
+            let (given, needed) = (self.preprocessing.channels(), self.space.input_channels);
+            return problem(format!("preprocessing makes {given} channels, but the search space takes {needed}"));
+        }
+        match &self.calibration {
+            Some(c) if c.batch == 0 || c.batch > c.images => {
+                problem(format!("calibration in batches of {} from {} images is impossible", c.batch, c.images))
+            }
+            _ => Ok(()),
+        }
+    }
+}
