@@ -29,6 +29,12 @@ impl Batches {
     pub fn of(size: usize) -> Self {
         Self { size }
     }
+
+    /// How many images form a batch.
+    #[must_use]
+    pub fn size(self) -> usize {
+        self.size
+    }
 }
 
 /// What recalibrates children.

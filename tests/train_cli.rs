@@ -76,9 +76,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
     let images = model.calibration_images().expect("reads").expect("ships with the model");
     assert_eq!(images.shape(), [64, 1, 28, 28]);
 
-    let budgets = ["--dataset", "Stripes", "--budgets", "3", "--mutations", "1", "--images", "64"];
-    succeed(bignas(here, &[&["search", "--model", "model", "--data", "images"], &budgets[..]].concat()));
-    let model = Model::open(&here.join("model")).expect("with a family");
+    let model = search(here);
     assert!(!model.family.members.is_empty());
     for member in &model.family.members {
         let source = member.accuracy_source.as_ref().expect("a source");
@@ -99,6 +97,49 @@ fn from_a_folder_of_images_to_an_exported_child() {
     let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
     assert!(text.contains("recalibrated on 64 images"), "{text}");
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
+}
+
+/// Searches the model, three ways that come to the same: at once, interrupted, and on two machines.
+fn search(here: &Path) -> Model {
+    let grid = r#"{"resolutions": [20, 32], "depth": [0, 1], "width": [0, 1], "kernel": [1]}"#;
+    fs::write(here.join("grid.json"), grid).expect("writes");
+    let search = ["search", "--model", "model", "--data", "images", "--dataset", "Stripes", "--images", "64", "--grid", "grid.json"];
+    let budgets = ["--budget", "mflops=1,params=60000", "--budget", "mflops=4", "--budget", "activation_mb=5,latency_ms=1000"];
+    let run = |flags: &[&str]| succeed(bignas(here, &[&search[..], &budgets, &["--mutations", "2"], flags].concat()));
+    let family = || {
+        let model = Model::open(&here.join("model")).expect("with a family");
+        let members = model.family.members.iter().map(|member| (member.child.id(), member.accuracy)).collect::<Vec<_>>();
+        assert!(!members.is_empty() && model.statistics.len() == members.len(), "every child has its statistics");
+        members
+    };
+
+    assert!(!run(&[]).contains("going on"));
+    let expected = family();
+    let results = here.join("model/search.jsonl");
+    let text = fs::read_to_string(&results).expect("kept");
+    fs::write(&results, &text[..text.len() / 2]).expect("writes");
+    assert!(run(&[]).contains("going on from "), "an interrupted search goes on");
+    assert_eq!(family(), expected);
+
+    for phase in 0..2 {
+        for part in ["1", "2"] {
+            let file = format!("part{part}.jsonl");
+            if phase == 1 {
+                fs::copy(here.join("all.jsonl"), here.join(&file)).expect("copies");
+            }
+            let text = run(&["--shard", &format!("{part}/2"), "--results", &file]);
+            assert!(text.contains("this part of the phase is done"), "{text}");
+        }
+        let text = succeed(bignas(here, &["search", "merge", "part1.jsonl", "part2.jsonl", "-o", "all.jsonl"]));
+        assert!(text.contains("wrote all.jsonl with "), "{text}");
+    }
+    run(&["--results", "all.jsonl"]);
+    assert_eq!(family(), expected);
+
+    let other = bignas(here, &[&search[..], &budgets, &["--mutations", "3"]].concat()).output().expect("runs");
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && said.contains("holds the results of another search"), "{said}");
+    Model::open(&here.join("model")).expect("with a family")
 }
 
 /// Fewer images than a batch of the recalibration hold a run up no more than many do.

@@ -99,17 +99,22 @@ impl Recalibration {
         threads: usize,
         input: Input,
     ) -> anyhow::Result<Deployed> {
-        let images = self.images.as_ref().with_context(|| {
-            let name = &model.card.name;
-            format!("model {name} ships no calibration images: give some with --calibration DIR or FILE.safetensors")
-        })?;
-        let calibrator = Calibrator { runtime, images, batches: self.batches, threads, stop: None };
+        let calibrator = Calibrator { runtime, images: self.required()?, batches: self.batches, threads, stop: None };
         Ok(deploy(model, child, Statistics::Measured(&calibrator), input)?)
     }
 
-    /// SHA-256 of the images, if there are any, and the seed that they were drawn under.
-    pub(super) fn images(&self) -> Option<(String, u64)> {
-        self.images.as_ref().map(|images| (images.sha256(), self.seed))
+    /// SHA-256 of the images, and the seed that they were drawn under.
+    pub(super) fn images(&self) -> anyhow::Result<(String, u64)> {
+        Ok((self.required()?.sha256(), self.seed))
+    }
+
+    /// SHA-256 of the images, and how many form a batch.
+    pub(super) fn identity(&self) -> anyhow::Result<(String, usize)> {
+        Ok((self.required()?.sha256(), self.batches.size()))
+    }
+
+    fn required(&self) -> anyhow::Result<&CalibrationSet> {
+        self.images.as_ref().context("the model ships no calibration images: give some with --calibration DIR or FILE.safetensors")
     }
 }
 

@@ -1,13 +1,23 @@
 //! Coarse-to-fine selection: from a trained model to its family (paper, 3.2 and 4.4).
 //!
 //! The coarse phase evaluates a grid of skeletons. For each budget, the fine phase takes the best skeleton under it and mutates
-//! it slightly at random. How a child is evaluated is the caller's business: search only ever sees an accuracy.
+//! it slightly at random. How a child is evaluated is the caller's business: search only ever sees a score.
+//!
+//! Both phases are lists of children that follow from the settings and the scores so far. So a search goes on where it stopped,
+//! and machines that each take a share of a list come to the same end as one that does all.
 
+mod budget;
 mod grid;
+mod results;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use budget::{Budget, ParseBudgetError};
 pub use grid::Grid;
+pub use results::{Header, Results, ResultsError, merge};
 
 use crate::space::{Child, ChildId, Draw, Plan, SearchSpace};
 
@@ -17,14 +27,25 @@ use crate::space::{Child, ChildId, Draw, Plan, SearchSpace};
 pub struct SearchSettings {
     /// The coarse grid.
     pub grid: Grid,
-    /// Budgets in multiply-adds, one child each.
-    pub budgets_macs: Vec<u64>,
+    /// Budgets, one child each.
+    pub budgets: Vec<Budget>,
     /// Mutations that are evaluated for each budget.
     pub mutations: usize,
     /// Probability that a mutation changes one choice.
     pub mutation_chance: f64,
     /// Seed of the mutations.
     pub seed: u64,
+}
+
+/// What an evaluation found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// Accuracy on the selection images, as a fraction.
+    pub accuracy: f64,
+    /// Latency on this device at batch 1, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
 }
 
 /// An evaluated child.
@@ -34,17 +55,43 @@ pub struct Scored {
     pub child: Child,
     /// Its multiply-adds.
     pub macs: u64,
-    /// Its accuracy on the selection images, as a fraction.
-    pub accuracy: f64,
+    /// What its evaluation found.
+    pub score: Score,
 }
 
 /// How far a search has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Children evaluated.
+    /// Children of this phase that are evaluated.
     pub done: usize,
-    /// Children to be evaluated at most.
+    /// Children of this phase, in this share.
     pub total: usize,
+}
+
+/// Part `index`, counted from 0, of `count`: every `count`-th child of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which part.
+    pub index: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl Share {
+    /// Everything.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+}
+
+/// What a search came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Every child is evaluated: all of them.
+    Complete(Vec<Scored>),
+    /// The share of a phase is done, but other shares are missing: to go on, merge the results.
+    Missing {
+        /// Children of the phase that nobody has evaluated yet.
+        children: usize,
+    },
 }
 
 /// Mutations drawn per one evaluated at most: most of them may lie outside the budget.
@@ -52,101 +99,108 @@ const DRAWS_PER_MUTATION: u64 = 200;
 
 /// `count` budgets between the costs of the smallest and the biggest child, evenly spaced on a logarithmic scale.
 #[must_use]
-pub fn spread_budgets(space: &SearchSpace, classes: usize, count: usize) -> Vec<u64> {
+pub fn spread_budgets(space: &SearchSpace, classes: usize, count: usize) -> Vec<Budget> {
     let macs = |child: &Child| Plan::new(space, child, classes).cost().macs.total() as f64;
     let (low, high) = (macs(&space.smallest()), macs(&space.biggest()));
     let steps = count.saturating_sub(1).max(1) as f64;
-    (0..count).map(|i| (low * (high / low).powf(i as f64 / steps)).ceil() as u64).collect()
+    (0..count).map(|i| Budget::of_macs((low * (high / low).powf(i as f64 / steps)).ceil() as u64)).collect()
 }
 
-/// Searches `space` and returns every evaluated child. `evaluate` gives a child's accuracy and is told the progress.
+/// Searches `space`: evaluates what `known` lacks of this share, phase by phase, and adds it there. `evaluate` gives a child's
+/// score and is told the progress.
 ///
 /// # Errors
-/// Whatever `evaluate` returns, at its first error.
+/// Whatever `evaluate` returns, at its first error; `known` keeps what was found before.
 pub fn search<E>(
     space: &SearchSpace,
     classes: usize,
     settings: &SearchSettings,
-    mut evaluate: impl FnMut(&Child, Progress) -> Result<f64, E>,
-) -> Result<Vec<Scored>, E> {
-    let skeletons = settings.grid.children(space);
-    let total = skeletons.len() + settings.budgets_macs.len() * settings.mutations;
-    let mut scored: Vec<Scored> = Vec::new();
-    let mut score = |child: &Child, done: usize| -> Result<Scored, E> {
-        let accuracy = evaluate(child, Progress { done, total })?;
-        Ok(Scored { child: child.clone(), macs: macs(space, child, classes), accuracy })
-    };
-    for (done, child) in skeletons.iter().enumerate() {
-        scored.push(score(child, done)?);
-    }
-    for (index, &budget) in settings.budgets_macs.iter().enumerate() {
-        let Some(parent) = best_within(&scored, budget).cloned() else { continue };
-        for (tried, child) in mutants(space, classes, settings, index, &parent, budget, &scored).iter().enumerate() {
-            scored.push(score(child, skeletons.len() + index * settings.mutations + tried)?);
+    share: Share,
+    known: &mut BTreeMap<ChildId, Score>,
+    mut evaluate: impl FnMut(&Child, Progress) -> Result<Score, E>,
+) -> Result<Outcome, E> {
+    let mut scored = Vec::new();
+    for phase in [coarse, fine] {
+        let children = phase(space, classes, settings, &scored);
+        let mine: Vec<&Child> = children.iter().skip(share.index).step_by(share.count).collect();
+        for (done, child) in mine.iter().enumerate() {
+            if let Entry::Vacant(unknown) = known.entry(child.id()) {
+                unknown.insert(evaluate(child, Progress { done, total: mine.len() })?);
+            }
         }
+        let missing = children.iter().filter(|child| !known.contains_key(&child.id())).count();
+        if missing > 0 {
+            return Ok(Outcome::Missing { children: missing });
+        }
+        let score = |child: Child| Some(Scored { macs: macs(space, &child, classes), score: *known.get(&child.id())?, child });
+        scored.extend(children.into_iter().filter_map(score));
     }
-    Ok(scored)
+    Ok(Outcome::Complete(scored))
 }
 
-/// The best of each budget, without those that a cheaper one equals or beats: a front, ascending in cost and accuracy.
+/// The children of the grid.
+fn coarse(space: &SearchSpace, _classes: usize, settings: &SearchSettings, _scored: &[Scored]) -> Vec<Child> {
+    settings.grid.children(space)
+}
+
+/// For every budget, children near the best of the `skeletons` under it.
+fn fine(space: &SearchSpace, classes: usize, settings: &SearchSettings, skeletons: &[Scored]) -> Vec<Child> {
+    let mut seen: BTreeSet<ChildId> = skeletons.iter().map(|scored| scored.child.id()).collect();
+    let mut children = Vec::new();
+    for (index, budget) in settings.budgets.iter().enumerate() {
+        let Some(parent) = best_within(space, classes, skeletons, budget) else { continue };
+        let draws = DRAWS_PER_MUTATION * settings.mutations as u64;
+        let mutate = |draw| space.mutate(&parent.child, Draw::new(settings.seed, index as u64, draw), settings.mutation_chance);
+        let fresh = (0..draws).map(mutate).filter(|child| {
+            // Whether a child is fast enough shows when it is measured.
+            budget.allows_plan(&Plan::new(space, child, classes)) && seen.insert(child.id())
+        });
+        children.extend(fresh.take(settings.mutations));
+    }
+    children
+}
+
+/// The best of each budget, without those that another one beats: ascending in cost.
 #[must_use]
-pub fn select(scored: &[Scored], budgets_macs: &[u64]) -> Vec<Scored> {
-    let best: Vec<Scored> = budgets_macs.iter().filter_map(|&budget| best_within(scored, budget).cloned()).collect();
-    pareto_front(best)
+pub fn select(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &[Budget]) -> Vec<Scored> {
+    pareto_front(budgets.iter().filter_map(|budget| best_within(space, classes, scored, budget).cloned()).collect())
 }
 
 /// The largest child of `grid` under each budget: a family for a model whose children nobody has evaluated.
 #[must_use]
-pub fn largest_within(space: &SearchSpace, classes: usize, grid: &Grid, budgets_macs: &[u64]) -> Vec<Child> {
+pub fn largest_within(space: &SearchSpace, classes: usize, grid: &Grid, budgets: &[Budget]) -> Vec<Child> {
     let as_scored = |child: Child| {
         let macs = macs(space, &child, classes);
-        Scored { child, macs, accuracy: macs as f64 }
+        Scored { child, macs, score: Score { accuracy: macs as f64, latency_ms: None } }
     };
     let all: Vec<Scored> = grid.children(space).into_iter().map(as_scored).collect();
-    select(&all, budgets_macs).into_iter().map(|scored| scored.child).collect()
+    select(space, classes, &all, budgets).into_iter().map(|scored| scored.child).collect()
 }
 
-/// The members that no cheaper or equally cheap one equals or beats, ascending in cost and accuracy.
+/// The members that no other one beats, ascending in cost. Beaten is who costs as much or more, takes as long or longer where
+/// both were measured, and is no more accurate.
 #[must_use]
 pub fn pareto_front(mut scored: Vec<Scored>) -> Vec<Scored> {
-    scored.sort_by(|a, b| a.macs.cmp(&b.macs).then(b.accuracy.total_cmp(&a.accuracy)));
+    scored.sort_by(|a, b| a.macs.cmp(&b.macs).then(b.score.accuracy.total_cmp(&a.score.accuracy)));
+    scored.dedup_by_key(|scored| scored.child.id());
+    let no_slower = |a: &Scored, b: &Scored| match (a.score.latency_ms, b.score.latency_ms) {
+        (Some(a), Some(b)) => a <= b,
+        _ => true,
+    };
     let mut front: Vec<Scored> = Vec::new();
     for candidate in scored {
-        if front.last().is_none_or(|last| candidate.accuracy > last.accuracy) {
+        // In order of cost, only earlier ones can beat.
+        if !front.iter().any(|other| other.score.accuracy >= candidate.score.accuracy && no_slower(other, &candidate)) {
             front.push(candidate);
         }
     }
     front
 }
 
-fn best_within(scored: &[Scored], budget_macs: u64) -> Option<&Scored> {
-    let affordable = scored.iter().filter(|s| s.macs <= budget_macs);
+fn best_within<'s>(space: &SearchSpace, classes: usize, scored: &'s [Scored], budget: &Budget) -> Option<&'s Scored> {
+    let affordable = scored.iter().filter(|scored| budget.allows(&Plan::new(space, &scored.child, classes), scored));
     // Of equally accurate children the cheaper one.
-    affordable.max_by(|a, b| a.accuracy.total_cmp(&b.accuracy).then(b.macs.cmp(&a.macs)))
-}
-
-/// New children near `parent` that cost at most the budget.
-fn mutants(
-    space: &SearchSpace,
-    classes: usize,
-    settings: &SearchSettings,
-    index: usize,
-    parent: &Scored,
-    budget_macs: u64,
-    known: &[Scored],
-) -> Vec<Child> {
-    let mut seen: Vec<ChildId> = known.iter().map(|s| s.child.id()).collect();
-    let draws = DRAWS_PER_MUTATION * settings.mutations as u64;
-    let candidates =
-        (0..draws).map(|draw| space.mutate(&parent.child, Draw::new(settings.seed, index as u64, draw), settings.mutation_chance));
-    let fresh = candidates.filter(|child| {
-        let new = macs(space, child, classes) <= budget_macs && !seen.contains(&child.id());
-        if new {
-            seen.push(child.id());
-        }
-        new
-    });
-    fresh.take(settings.mutations).collect()
+    affordable.max_by(|a, b| a.score.accuracy.total_cmp(&b.score.accuracy).then(b.macs.cmp(&a.macs)))
 }
 
 fn macs(space: &SearchSpace, child: &Child, classes: usize) -> u64 {
@@ -162,45 +216,99 @@ mod tests {
 
     fn settings(space: &SearchSpace) -> SearchSettings {
         let grid = Grid { resolutions: vec![20, 32], depth: vec![0.0, 1.0], width: vec![0.0, 1.0], kernel: vec![0.0, 1.0] };
-        SearchSettings { grid, budgets_macs: spread_budgets(space, 10, 6), mutations: 8, mutation_chance: 0.2, seed: 1 }
+        SearchSettings { grid, budgets: spread_budgets(space, 10, 6), mutations: 8, mutation_chance: 0.2, seed: 1 }
     }
 
-    /// An accuracy that grows with cost and prefers odd depths of the last stage: something for mutation to find.
-    fn pretend(space: &SearchSpace, child: &Child) -> f64 {
+    /// An accuracy that grows with cost and prefers odd depths of the last stage: something for mutation to find. A latency
+    /// that does not follow the cost.
+    fn pretend(space: &SearchSpace, child: &Child) -> Score {
         let bonus = if child.choices().stages[3].depth == 2 { 0.05 } else { 0.0 };
-        (macs(space, child, 10) as f64).ln() / 100.0 + bonus
+        let accuracy = (macs(space, child, 10) as f64).ln() / 100.0 + bonus;
+        Score { accuracy, latency_ms: Some(child.resolution() as f64 / 10.0) }
+    }
+
+    fn whole(space: &SearchSpace, settings: &SearchSettings) -> Vec<Scored> {
+        let mut known = BTreeMap::new();
+        let outcome = search(space, 10, settings, Share::WHOLE, &mut known, |child, _| Ok::<_, Infallible>(pretend(space, child)));
+        let Ok(Outcome::Complete(scored)) = outcome else { panic!("{outcome:?}") };
+        scored
     }
 
     #[test]
     fn the_fine_phase_finds_what_the_grid_lacks_and_keeps_every_budget() {
         let space = preset("fashion-mnist").unwrap();
         let settings = settings(&space);
-        let mut calls = 0;
-        let scored = search(&space, 10, &settings, |child, progress| {
-            assert_eq!(progress.total, 16 + 6 * 8);
+        let (mut calls, mut known) = (0, BTreeMap::new());
+        let outcome = search(&space, 10, &settings, Share::WHOLE, &mut known, |child, progress| {
+            assert!(progress.done < progress.total && progress.total <= 6 * 8);
             calls += 1;
             Ok::<_, Infallible>(pretend(&space, child))
         });
-        let scored = scored.unwrap();
-        assert_eq!(calls, scored.len(), "no child is evaluated twice");
-        let front = select(&scored, &settings.budgets_macs);
+        let Ok(Outcome::Complete(scored)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((calls, known.len()), (scored.len(), scored.len()), "no child is evaluated twice");
+        let front = select(&space, 10, &scored, &settings.budgets);
         assert!(front.len() >= 4, "{} children on the front", front.len());
-        assert!(front.iter().zip(&front[1..]).all(|(a, b)| a.macs < b.macs && a.accuracy < b.accuracy));
+        assert!(front.iter().zip(&front[1..]).all(|(a, b)| a.macs < b.macs && a.score.accuracy < b.score.accuracy));
         assert!(front.iter().skip(1).all(|s| s.child.choices().stages[3].depth == 2), "mutation should find the better depth");
     }
 
     #[test]
-    fn an_error_of_the_evaluator_ends_the_search() {
+    fn an_error_of_the_evaluator_ends_the_search_but_what_is_known_stays() {
         let space = preset("fashion-mnist").unwrap();
-        let result = search(&space, 10, &settings(&space), |_, progress| if progress.done == 3 { Err("broken") } else { Ok(0.5) });
-        assert_eq!(result.unwrap_err(), "broken");
+        let settings = settings(&space);
+        let mut known = BTreeMap::new();
+        let broken = search(&space, 10, &settings, Share::WHOLE, &mut known, |child, progress| {
+            if progress.done == 3 { Err("broken") } else { Ok(pretend(&space, child)) }
+        });
+        assert_eq!((broken.unwrap_err(), known.len()), ("broken", 3));
+        let mut calls = 0;
+        let outcome = search(&space, 10, &settings, Share::WHOLE, &mut known, |child, _| {
+            calls += 1;
+            Ok::<_, Infallible>(pretend(&space, child))
+        });
+        let expected = whole(&space, &settings);
+        assert_eq!(calls, expected.len() - 3);
+        assert_eq!(outcome, Ok(Outcome::Complete(expected)));
+    }
+
+    #[test]
+    fn shares_that_are_merged_between_the_phases_come_to_the_same_end() {
+        let space = preset("fashion-mnist").unwrap();
+        let settings = settings(&space);
+        let mut merged = BTreeMap::new();
+        for phase in 0..2 {
+            let mut parts = Vec::new();
+            for index in 0..3 {
+                let mut known = merged.clone();
+                let share = Share { index, count: 3 };
+                let outcome = search(&space, 10, &settings, share, &mut known, |child, _| Ok::<_, Infallible>(pretend(&space, child)));
+                assert!(matches!(outcome, Ok(Outcome::Missing { children }) if children > 0), "phase {phase}, share {index}: {outcome:?}");
+                parts.push(known);
+            }
+            parts.into_iter().for_each(|part| merged.extend(part));
+        }
+        let outcome = search(&space, 10, &settings, Share::WHOLE, &mut merged, |child, _| Err(format!("{child:?} is not known")));
+        assert_eq!(outcome, Ok(Outcome::Complete(whole(&space, &settings))));
+    }
+
+    #[test]
+    fn a_latency_budget_is_kept_and_slower_but_cheaper_children_do_not_push_out_faster_ones() {
+        let space = preset("fashion-mnist").unwrap();
+        let mut settings = settings(&space);
+        let fast = Budget { latency_ms: Some(2.4), ..Budget::default() };
+        settings.budgets.push(fast);
+        let scored = whole(&space, &settings);
+        let front = select(&space, 10, &scored, &settings.budgets);
+        let best_fast =
+            scored.iter().filter(|s| s.score.latency_ms <= Some(2.4)).max_by(|a, b| a.score.accuracy.total_cmp(&b.score.accuracy));
+        assert!(front.contains(best_fast.unwrap()), "the best within the latency is on the front");
     }
 
     #[test]
     fn budgets_reach_from_the_smallest_to_the_biggest() {
         let space = preset("fashion-mnist").unwrap();
-        let budgets = spread_budgets(&space, 10, 5);
-        assert!(budgets.is_sorted());
+        let budgets: Vec<u64> = spread_budgets(&space, 10, 5).iter().filter_map(|budget| budget.macs).collect();
+        assert!(budgets.is_sorted() && budgets.len() == 5);
         assert!(budgets[0] >= macs(&space, &space.smallest(), 10) && budgets[4] >= macs(&space, &space.biggest(), 10));
     }
 }

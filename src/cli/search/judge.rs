@@ -1,0 +1,92 @@
+//! What the search asks of a child: recalibrate it, measure it, and test the best.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+
+use crate::checkpoint::{BnStats, Model};
+use crate::cli::calibration::Recalibration;
+use crate::cli::evaluate::evaluate;
+use crate::data::{Augment, ImageSet, PatchSet, Source, calibration_indices};
+use crate::evaluate::Tally;
+use crate::onnx::Input;
+use crate::runtime::{Network, Runtime, measure_latency_ms};
+use crate::search::{Score, Scored, pareto_front};
+use crate::space::Child;
+
+/// Images in a batch of the evaluation.
+const BATCH: usize = 64;
+
+/// The images that children are selected on, decoded once.
+pub(super) struct Selection {
+    batches: Vec<PatchSet>,
+    pub(super) labels: Vec<i64>,
+}
+
+impl Selection {
+    pub(super) fn draw(model: &Model, images: &ImageSet, count: usize, seed: u64) -> anyhow::Result<Self> {
+        // Another seed than the calibration set's, or the same images would serve both.
+        let indices = calibration_indices(images.len(), count, seed.wrapping_add(1) ^ 0x5e1e_c710);
+        let (mut patches, mut labels) = (Vec::new(), Vec::new());
+        for index in indices {
+            if let (Some(pixels), Some(label)) = (images.pixels_or_skip(index)?, images.label(index)) {
+                patches.push(pixels.centre_crop(&model.card.preprocessing)?);
+                labels.push(label as i64);
+            }
+        }
+        ensure!(!patches.is_empty(), "there is no readable image to select on");
+        let batches = patches.chunks(BATCH).map(PatchSet::from_patches).collect::<Result<_, _>>()?;
+        Ok(Self { batches, labels })
+    }
+}
+
+/// Recalibrates children and measures them.
+pub(super) struct Judge<'a> {
+    pub(super) model: &'a Model,
+    pub(super) recalibration: &'a Recalibration,
+    pub(super) runtime: &'a Runtime,
+    pub(super) threads: usize,
+    /// Whether some budget bounds the latency, so that it is measured.
+    pub(super) measures_latency: bool,
+}
+
+impl Judge<'_> {
+    /// The child with statistics of its own, these, and its latency where it is asked for.
+    fn network(&self, child: &Child) -> anyhow::Result<(Network, BnStats, Option<f64>)> {
+        let deployed = self.recalibration.measure(self.model, child, self.runtime, self.threads, Input::Resolution)?;
+        let load = |threads| Network::load(self.runtime, &deployed.onnx, &format!("child {}", child.id()), threads);
+        // On one thread, as the server runs it.
+        let latency_ms = self.measures_latency.then(|| measure_latency_ms(&mut load(1)?)).transpose()?;
+        Ok((load(self.threads)?, deployed.stats, latency_ms))
+    }
+
+    pub(super) fn score(&self, child: &Child, selection: &Selection) -> anyhow::Result<Score> {
+        let (mut network, _, latency_ms) = self.network(child)?;
+        let mut tally = Tally::default();
+        for (patches, labels) in selection.batches.iter().zip(selection.labels.chunks(BATCH)) {
+            tally.add(&mut network, patches, labels, &self.model.card.preprocessing)?;
+        }
+        Ok(Score { accuracy: tally.accuracy(), latency_ms })
+    }
+
+    /// Measures the front on the test images, prints it, and leaves out what the test shows to be beaten. Returns those that
+    /// are left, with their statistics.
+    pub(super) fn test(&self, front: &[Scored], test: ImageSet) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>)> {
+        let preprocessing = self.model.card.preprocessing.clone();
+        let source = Arc::new(Source { images: test, preprocessing, augment: Augment::NONE });
+        println!("{:>16} {:>10} {:>6} {:>12} {:>8}", "child", "MMACs", "px", "selection %", "test %");
+        let (mut tested, mut statistics) = (Vec::new(), Vec::new());
+        for scored in front {
+            let (mut network, stats, _) = self.network(&scored.child)?;
+            let accuracy = evaluate(&mut network, &source, BATCH)?.accuracy();
+            statistics.push(stats);
+            let (child, mmacs) = (&scored.child, scored.macs as f64 / 1e6);
+            let (selected, measured) = (100.0 * scored.score.accuracy, 100.0 * accuracy);
+            println!("{:>16} {mmacs:>10.2} {:>6} {selected:>12.2} {measured:>8.2}", child.id(), child.resolution());
+            tested.push(Scored { score: Score { accuracy, ..scored.score }, ..scored.clone() });
+        }
+        let front = pareto_front(tested);
+        statistics.retain(|stats| front.iter().any(|scored| scored.child.id() == stats.child()));
+        Ok((front, statistics))
+    }
+}

@@ -1,0 +1,228 @@
+//! `bignas search`: from a trained model to its family.
+
+mod judge;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+
+use super::calibration::CalibrationArgs;
+use super::common::{RuntimeArgs, open_images, progress_bar};
+use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
+use crate::data::{ImageSet, Split};
+use crate::search::{Budget, Grid, Header, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets};
+use judge::{Judge, Selection};
+
+/// Arguments of `bignas search`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Join the results of several machines
+    Merge {
+        /// Files that `bignas search --shard` wrote
+        #[arg(required = true, value_name = "FILE")]
+        parts: Vec<PathBuf>,
+        /// The file to write; every machine goes on from a copy of it
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct SearchArgs {
+    /// The model directory; its family.json is replaced
+    #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR", required = true)]
+    model: Option<PathBuf>,
+    /// The data set: IDX files, or folders `test/CLASS/*` and `train/CLASS/*`
+    #[arg(long, value_name = "DIR", required = true)]
+    data: Option<PathBuf>,
+    /// Name of the data set, as the family will say where its accuracies come from
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Budgets of multiply-adds, spread evenly from the smallest to the biggest child
+    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    budgets: u16,
+    /// A budget of one's own, in place of those: NAME=NUMBER of mflops, params, weight_mb, activation_mb, latency_ms (measured here), or
+    /// several of them with commas between; may be given often
+    #[arg(long, value_name = "BOUNDS", value_parser = Budget::from_str)]
+    budget: Vec<Budget>,
+    /// JSON file of the coarse grid: resolutions, and multipliers of depth, width and kernel
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// Mutations evaluated for each budget
+    #[arg(long, default_value_t = 12)]
+    mutations: u16,
+    /// Which images children are selected on: the training set's, as in the paper, or a held-out part
+    #[arg(long, value_enum, default_value_t = SelectOn::Train)]
+    select_on: SelectOn,
+    /// How many images children are selected on
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..))]
+    images: u32,
+    /// Seed of the selection images and of the mutations
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where scores are kept as they come, so that an interrupted search goes on; `search.jsonl` in the model's directory, if not given
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// Evaluate part I of N only, counted from 1; between the two phases, and at the end, `bignas search merge` joins the parts
+    #[arg(long, value_name = "I/N", value_parser = parse_share)]
+    shard: Option<Share>,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SelectOn {
+    /// Training images
+    Train,
+    /// Test images: what the family then says of them is a little too good
+    Test,
+}
+
+/// Probability that a mutation changes one choice.
+const MUTATION_CHANCE: f64 = 0.15;
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Some(Command::Merge { parts, output }) => {
+            let children = merge(&parts, &output)?;
+            println!("wrote {} with {children} children", output.display());
+            println!("next: `bignas search --results` a copy of it on every machine, with the flags as before");
+            Ok(())
+        }
+        None => args.search.run(),
+    }
+}
+
+impl SearchArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let (directory, data) = (self.model.clone().context("--model is missing")?, self.data.clone().context("--data is missing")?);
+        let mut model = Model::open(&directory)?;
+        let (space, classes) = (model.card.space.clone(), model.card.labels.len());
+        let test = open_images(&model.card, &data, Split::Test)?;
+        let settings = self.settings(&model)?;
+        let runtime = self.runtime.load()?;
+        let recalibration = self.calibration.load(&model)?;
+        let selection = self.selection(&model, &data)?;
+        let mut results = self.results(&model, &settings, recalibration.identity()?, selection.labels.len())?;
+        let measures_latency = settings.budgets.iter().any(|budget| budget.latency_ms.is_some());
+        let judge =
+            Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
+        let mut known = results.scores.clone();
+        let bar = progress_bar(0, "searching");
+        let outcome = search(&space, classes, &settings, self.shard.unwrap_or(Share::WHOLE), &mut known, |child, progress| {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+            let score = judge.score(child, &selection)?;
+            results.add(child, score)?;
+            Ok::<_, anyhow::Error>(score)
+        })?;
+        bar.finish_and_clear();
+        let scored = match outcome {
+            Outcome::Complete(scored) => scored,
+            Outcome::Missing { children } => {
+                println!("this part of the phase is done; {children} children of other parts are missing");
+                println!("next: bignas search merge PART... -o ALL, then go on with --results ALL");
+                return Ok(());
+            }
+        };
+        let front = select(&space, classes, &scored, &settings.budgets);
+        println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
+        let dataset = self.dataset.clone().unwrap_or_else(|| model.card.name.clone());
+        let source = AccuracySource { dataset, split: "test".into(), images: test.len(), kind: AccuracyKind::Measured };
+        let (tested, statistics) = judge.test(&front, test)?;
+        let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
+        let provenance = serde_json::json!({
+            "settings": settings,
+            "selection": { "split": self.select_on.name(), "images": selection.labels.len(), "seed": self.seed },
+            "evaluated": scored.len(),
+            "seconds": begin.elapsed().as_secs(),
+        });
+        let family = Family::new(&space, classes, tested.into_iter().map(member).collect(), Some(provenance));
+        model.write_family(family)?;
+        model.write_statistics(statistics, recalibration.images()?)?;
+        println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
+        println!("next: bignas serve --model {}", directory.display());
+        Ok(())
+    }
+
+    fn settings(&self, model: &Model) -> anyhow::Result<SearchSettings> {
+        let (space, classes) = (&model.card.space, model.card.labels.len());
+        let grid = match &self.grid {
+            Some(path) => {
+                let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+                serde_json::from_slice(&text).with_context(|| format!("{} is no grid", path.display()))?
+            }
+            None => Grid::of(space),
+        };
+        ensure!(!grid.children(space).is_empty(), "no child of the grid is in the search space: look at its resolutions");
+        let budgets = if self.budget.is_empty() { spread_budgets(space, classes, usize::from(self.budgets)) } else { self.budget.clone() };
+        Ok(SearchSettings { grid, budgets, mutations: usize::from(self.mutations), mutation_chance: MUTATION_CHANCE, seed: self.seed })
+    }
+
+    fn selection(&self, model: &Model, data: &std::path::Path) -> anyhow::Result<Selection> {
+        let split = match self.select_on {
+            SelectOn::Train => Split::Train,
+            SelectOn::Test => Split::Test,
+        };
+        let images: ImageSet = open_images(&model.card, data, split)?;
+        Selection::draw(model, &images, self.images as usize, self.seed)
+    }
+
+    fn results(&self, model: &Model, settings: &SearchSettings, calibration: (String, usize), images: usize) -> anyhow::Result<Results> {
+        let path = self.results.clone().unwrap_or_else(|| model.directory().join("search.jsonl"));
+        let selection = (self.select_on.name().to_owned(), images, self.seed);
+        let header = Header { weights_sha256: model.card.weights_sha256.clone(), calibration, selection, settings: settings.clone() };
+        let results = Results::open(&path, &header)?;
+        if !results.scores.is_empty() {
+            println!("going on from {} children in {}", results.scores.len(), path.display());
+        }
+        Ok(results)
+    }
+}
+
+impl SelectOn {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// `2/4`: part 2 of 4.
+fn parse_share(text: &str) -> Result<Share, String> {
+    let parts = text.split_once('/').and_then(|(index, count)| Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?)));
+    match parts {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Share { index: index - 1, count }),
+        _ => Err("write I/N, part I of N, counted from 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_counted_from_one() {
+        assert_eq!(parse_share("1/3"), Ok(Share { index: 0, count: 3 }));
+        assert_eq!(parse_share("3/3"), Ok(Share { index: 2, count: 3 }));
+        for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
+}
