@@ -13,6 +13,9 @@
 pub mod allocator;
 
 pub mod files;
+
+pub mod plot;
+
 pub mod space;
 
 pub mod image;

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order in which data flows; each may import only what stands before it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "allocator",
     "files",
+    "plot",
     "space",
     "image",
     "data",

@@ -117,6 +117,9 @@ fn search(here: &Path) -> Model {
     let expected = family();
     let results = here.join("model/search.jsonl");
     let text = fs::read_to_string(&results).expect("kept");
+    for name in ["coarse.svg", "coarse.png", "fine.svg", "fine.png", "family.svg", "family.png"] {
+        assert!(fs::metadata(here.join("model/plots").join(name)).expect("drawn").len() > 2_000, "{name}");
+    }
     fs::write(&results, &text[..text.len() / 2]).expect("writes");
     assert!(run(&[]).contains("going on from "), "an interrupted search goes on");
     assert_eq!(family(), expected);

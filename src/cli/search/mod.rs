@@ -1,5 +1,6 @@
 //! `bignas search`: from a trained model to its family.
 
+mod figures;
 mod judge;
 
 use std::path::PathBuf;
@@ -78,6 +79,9 @@ struct SearchArgs {
     /// Evaluate part I of N only, counted from 1; between the two phases, and at the end, `bignas search merge` joins the parts
     #[arg(long, value_name = "I/N", value_parser = parse_share)]
     shard: Option<Share>,
+    /// Where scatter plots of the search and the family's curve go, as SVG and PNG; `plots` in the model's directory, if not given
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     #[command(flatten)]
     calibration: CalibrationArgs,
     #[command(flatten)]
@@ -152,10 +156,13 @@ impl SearchArgs {
             "evaluated": scored.len(),
             "seconds": begin.elapsed().as_secs(),
         });
+        let plots = self.plots.clone().unwrap_or_else(|| directory.join("plots"));
+        figures::write(&plots, (&space, &settings.grid), &scored, &front, &tested)?;
         let family = Family::new(&space, classes, tested.into_iter().map(member).collect(), Some(provenance));
         model.write_family(family)?;
         model.write_statistics(statistics, recalibration.images()?)?;
         println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
+        println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
         println!("next: bignas serve --model {}", directory.display());
         Ok(())
     }
