@@ -120,6 +120,9 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
     assert_eq!((kept("whole"), kept("parts")), (2, 2), "the newest, and one to fall back on");
 
     let epochs = lines(&bench.path("whole").join("metrics.jsonl"));
+    let curve = fs::read_to_string(bench.path("whole").join("accuracy.svg")).expect("drawn");
+    assert_eq!(curve.matches("<circle").count(), 2 * 2 + 2, "two children after two epochs, and the legend");
+    assert!(bench.path("whole").join("accuracy.png").exists());
     let accuracies = |epoch: &serde_json::Value| (epoch["accuracy_biggest"].clone(), epoch["accuracy_smallest"].clone());
     assert_eq!(epochs.len(), 2);
     assert_eq!(epochs.last().map(accuracies), lines(&bench.path("parts").join("metrics.jsonl")).last().map(accuracies));

@@ -79,6 +79,9 @@ pub enum TrainError {
     /// The images could not be read.
     #[error("the images cannot be read")]
     Data(#[from] DataError),
+    /// The curves could not be drawn.
+    #[error(transparent)]
+    Plot(#[from] crate::plot::PlotError),
     /// A loss, or a weight after the step, was infinite or not a number.
     #[error(
         "the network diverged (a loss or weight is no longer a number) at step {step}, learning rate {rate:.3e}; {checkpoint}; a lower learning rate usually helps"

@@ -1,6 +1,7 @@
 //! Training a single-stage model with libtorch: the paper's techniques, one file each.
 
 mod average;
+mod curves;
 mod elastic;
 mod error;
 mod input;

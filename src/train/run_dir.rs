@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! RUN/metrics.jsonl                         one line a report
+//! RUN/{loss,learning-rate,accuracy}.{svg,png}  the same as curves
 //! RUN/checkpoints/step-00000468/            state.json, weights, mean_square, momentum, perhaps average (.safetensors)
 //! ```
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::average::Average;
+use super::curves;
 use super::elastic::ElasticNet;
 use super::input::Normaliser;
 use super::optimiser::Optimiser;
@@ -104,6 +105,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         if let Some(validation) = &validation {
             progress.epoch(training.state.step, training.state.seconds, &training.validate(validation))?;
         }
+        curves::write(&training.run.metrics())?;
     }
     Ok(training.finish())
 }
