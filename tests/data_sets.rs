@@ -118,6 +118,64 @@ fn damaged_gzip_and_missing_files_are_named() {
     assert!(error.contains("t10k-images-idx3-ubyte[.gz]") && error.contains("test/CLASS/"), "{error}");
 }
 
+/// A record of CIFAR-10's binary form: red is the label times ten, green its row, blue its column.
+fn cifar_record(label: u8) -> Vec<u8> {
+    let plane = |value: fn(usize) -> u8| (0..1024).map(value).collect::<Vec<u8>>();
+    [vec![label], vec![label * 10; 1024], plane(|i| (i / 32) as u8), plane(|i| (i % 32) as u8)].concat()
+}
+
+/// Two images a training batch, three to test on, in the folder that the official archive unpacks to.
+fn cifar_dir() -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().join("cifar-10-batches-bin");
+    fs::create_dir(&folder).expect("creates");
+    for batch in 1..=5 {
+        let records = [cifar_record(batch), cifar_record(batch + 4)].concat();
+        fs::write(folder.join(format!("data_batch_{batch}.bin")), records).expect("writes");
+    }
+    fs::write(folder.join("test_batch.bin"), [cifar_record(0), cifar_record(9), cifar_record(3)].concat()).expect("writes");
+    fs::write(folder.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").expect("writes");
+    dir
+}
+
+#[test]
+fn cifars_binary_batches_are_read_in_order() {
+    let dir = cifar_dir();
+    let colour = DataOptions { channels: 3, ..options() };
+    let train = ImageSet::open(dir.path(), Split::Train, colour.clone()).expect("opens");
+    let labels: Vec<_> = (0..train.len()).filter_map(|i| train.label(i)).collect();
+    assert_eq!(labels, [1, 5, 2, 6, 3, 7, 4, 8, 5, 9]);
+    assert_eq!(train.classes()[9], "j");
+    let pixels = train.pixels(1).expect("is there");
+    assert_eq!((pixels.width, pixels.height, pixels.channels), (32, 32, 3));
+    assert_eq!(pixels.data[(2 * 32 + 7) * 3..][..3], [50, 2, 7]);
+
+    let folder = dir.path().join("cifar-10-batches-bin");
+    let grey = ImageSet::open(&folder, Split::Test, options()).expect("opens the folder itself");
+    let expected = (0.299 * 90.0 + 0.587 * 31.0 + 0.114 * 31.0_f64).round() as u8;
+    assert_eq!(grey.pixels(1).expect("is there").data.last(), Some(&expected));
+    assert!(matches!(grey.pixels(3), Err(DataError::OutOfRange { index: 3, len: 3 })));
+    let few = DataOptions { class_names: Some(vec!["x".into(), "y".into()]), ..options() };
+    assert!(matches!(ImageSet::open(&folder, Split::Test, few), Err(DataError::UnknownClass { .. })));
+}
+
+#[test]
+fn bad_cifar_batches_are_named() {
+    type Break = fn(&Path);
+    let cases: [(Break, &str); 4] = [
+        (|d| fs::remove_file(d.join("data_batch_4.bin")).expect("removes"), "data_batch_4.bin"),
+        (|d| fs::write(d.join("data_batch_2.bin"), &cifar_record(1)[..3072]).expect("writes"), "3072 bytes are not whole records of 3073"),
+        (|d| fs::write(d.join("data_batch_5.bin"), "").expect("writes"), "data_batch_5.bin: 0 bytes"),
+        (|d| fs::write(d.join("data_batch_3.bin"), cifar_record(10)).expect("writes"), "image 0 has label 10; labels lie below 10"),
+    ];
+    for (break_it, expected) in cases {
+        let dir = cifar_dir();
+        break_it(&dir.path().join("cifar-10-batches-bin"));
+        let error = ImageSet::open(dir.path(), Split::Train, DataOptions { channels: 3, ..options() }).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error:?} should contain {expected:?}");
+    }
+}
+
 /// `train/{apple,pear}` with 3 images each, `test/pear` with one; image i of a class is grey i everywhere.
 fn folder_dir() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// The model directory
     #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR")]
     model: PathBuf,
-    /// A data set: IDX files, or folders `test/CLASS/*` and `train/CLASS/*`
+    /// A data set: IDX files, CIFAR-10's binary batches, or folders `test/CLASS/*` and `train/CLASS/*`
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Which part of the data set

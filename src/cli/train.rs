@@ -19,7 +19,7 @@ use crate::train::{Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory,
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Directory of the images: IDX files (plain or .gz), or train/CLASS/ and test/CLASS/ folders
+    /// Directory of the images: IDX files (plain or .gz), CIFAR-10's binary batches, or train/CLASS/ and test/CLASS/ folders
     #[arg(long, env = "BIGNAS_DATA", value_name = "DIR")]
     data: PathBuf,
     /// Directory of the run: checkpoints and metrics

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::cifar::{self, CifarImages};
 use super::error::DataError;
 use super::folder::{self, ImageFile};
 use super::idx::{self, IdxImages};
@@ -49,6 +50,7 @@ pub struct ImageSet {
 #[derive(Debug)]
 enum Images {
     Idx(IdxImages),
+    Cifar(CifarImages),
     Folder(Vec<ImageFile>),
 }
 
@@ -83,8 +85,9 @@ impl DataOptions {
 }
 
 impl ImageSet {
-    /// Opens a split of the data set in `dir`, which holds either IDX files (`train-images-idx3-ubyte`,
-    /// `t10k-labels-idx1-ubyte` and so on, plain or `.gz`) or image folders (`train/CLASS/*`, and `test/CLASS/*` or
+    /// Opens a split of the data set in `dir`, which holds IDX files (`train-images-idx3-ubyte`,
+    /// `t10k-labels-idx1-ubyte` and so on, plain or `.gz`), CIFAR-10's binary batches (`data_batch_1.bin` and so on, or the folder
+    /// that their archive unpacks to), or image folders (`train/CLASS/*`, and `test/CLASS/*` or
     /// `val/CLASS/*`), or the folders of the test split alone, `CLASS/*`. The folders in `train` say which classes there are, also for the
     /// test split.
     ///
@@ -98,6 +101,9 @@ impl ImageSet {
             let labels_name = format!("{prefix}-labels-idx1-ubyte");
             let labels = idx::find(dir, &labels_name).unwrap_or_else(|| dir.join(labels_name));
             return Self::from_idx(idx::read(&images, labels)?, options);
+        }
+        if let Some(folder) = cifar::find(dir) {
+            return Self::from_cifar(cifar::read(&folder, split)?, &folder, options);
         }
         let split_dir = folders.iter().map(|name| dir.join(name)).find(|path| path.is_dir()).or_else(|| match split {
             Split::Train => None,
@@ -120,6 +126,15 @@ impl ImageSet {
         Ok(Self { classes, images: Images::Idx(images), options, corrupt: Mutex::default() })
     }
 
+    fn from_cifar(images: CifarImages, folder: &Path, options: DataOptions) -> Result<Self, DataError> {
+        let classes = options.class_names.clone().unwrap_or_else(|| images.classes());
+        let highest = (0..images.len()).filter_map(|index| images.label(index)).max().unwrap_or(0);
+        if highest >= classes.len() {
+            return Err(DataError::UnknownClass { path: folder.to_owned(), class: highest.to_string(), classes: classes.len() });
+        }
+        Ok(Self { classes, images: Images::Cifar(images), options, corrupt: Mutex::default() })
+    }
+
     fn from_folder(dir: &Path, split_dir: &Path, options: DataOptions) -> Result<Self, DataError> {
         let train = dir.join("train");
         let classes = match &options.class_names {
@@ -134,6 +149,7 @@ impl ImageSet {
     pub fn len(&self) -> usize {
         match &self.images {
             Images::Idx(idx) => idx.labels.len(),
+            Images::Cifar(images) => images.len(),
             Images::Folder(files) => files.len(),
         }
     }
@@ -152,6 +168,7 @@ impl ImageSet {
     pub fn label(&self, index: usize) -> Option<usize> {
         match &self.images {
             Images::Idx(idx) => idx.labels.get(index).copied().map(usize::from),
+            Images::Cifar(images) => images.label(index),
             Images::Folder(files) => files.get(index).map(|file| file.label),
         }
     }
@@ -170,6 +187,10 @@ impl ImageSet {
                 let channels = self.options.channels;
                 let data = grey.iter().flat_map(|value| std::iter::repeat_n(*value, channels)).collect();
                 Ok(Pixels { width: idx.width, height: idx.height, channels, data })
+            }
+            Images::Cifar(images) => {
+                let pixels = images.pixels(index).ok_or_else(out_of_range)?;
+                Ok(if self.options.channels == 1 { pixels.to_grey() } else { pixels })
             }
             Images::Folder(files) => {
                 let path = &files.get(index).ok_or_else(out_of_range)?.path;

@@ -11,6 +11,7 @@
 mod augment;
 mod batches;
 mod calibration_set;
+mod cifar;
 mod error;
 mod folder;
 mod idx;

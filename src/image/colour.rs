@@ -43,7 +43,7 @@ fn composite(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
 }
 
 /// Rec. 601 luma, 0.299 R + 0.587 G + 0.114 B, in 16-bit fixed point.
-fn luma_of(rgb: &[u8]) -> Vec<u8> {
+pub(super) fn luma_of(rgb: &[u8]) -> Vec<u8> {
     let (pixels, _) = rgb.as_chunks::<3>();
     pixels
         .iter()

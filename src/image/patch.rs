@@ -76,6 +76,15 @@ impl Pixels {
         self.resample(region, crop, preprocessing.filter)
     }
 
+    /// The same image in grey, by Rec. 601 luma; a grey one as it is.
+    #[must_use]
+    pub fn to_grey(self) -> Self {
+        if self.channels == 1 {
+            return self;
+        }
+        Self { channels: 1, data: super::colour::luma_of(&self.data), ..self }
+    }
+
     /// Resamples `region`, which must lie inside the image, to a square of `size` pixels a side; antialiased where it
     /// shrinks.
     ///

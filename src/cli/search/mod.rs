@@ -45,7 +45,7 @@ struct SearchArgs {
     /// The model directory; its family.json is replaced
     #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR", required = true)]
     model: Option<PathBuf>,
-    /// The data set: IDX files, or folders `test/CLASS/*` and `train/CLASS/*`
+    /// The data set: IDX files, CIFAR-10's binary batches, or folders `test/CLASS/*` and `train/CLASS/*`
     #[arg(long, value_name = "DIR", required = true)]
     data: Option<PathBuf>,
     /// Name of the data set, as the family will say where its accuracies come from

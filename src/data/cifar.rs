@@ -1,0 +1,95 @@
+//! CIFAR-10 in its official binary form: records of one label byte and 3,072 bytes of planar RGB.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::DataError;
+use super::image_set::Split;
+use crate::image::Pixels;
+
+/// Side of every image in pixels.
+const SIDE: usize = 32;
+/// Bytes of a channel.
+const PLANE: usize = SIDE * SIDE;
+/// Bytes of a label and its image.
+const RECORD: usize = 1 + 3 * PLANE;
+/// Number of classes.
+const CLASSES: usize = 10;
+/// The folder that the official archive unpacks to.
+const FOLDER: &str = "cifar-10-batches-bin";
+/// The names of the classes.
+const NAMES: &str = "batches.meta.txt";
+
+/// All images of a split.
+#[derive(Debug)]
+pub(super) struct CifarImages {
+    /// Records, one after the other.
+    records: Vec<u8>,
+    /// Names of the classes, where the file of names is there.
+    names: Option<Vec<String>>,
+}
+
+/// The folder with the batches: `dir` itself, or what the official archive unpacks to within it.
+pub(super) fn find(dir: &Path) -> Option<PathBuf> {
+    [dir.to_owned(), dir.join(FOLDER)]
+        .into_iter()
+        .find(|folder| folder.join("data_batch_1.bin").is_file() || folder.join("test_batch.bin").is_file())
+}
+
+/// Reads the batches of a split.
+///
+/// # Errors
+///
+/// [`DataError::Io`] for a batch that is missing; [`DataError::Format`] for one that is cut short or bears an unknown label.
+pub(super) fn read(folder: &Path, split: Split) -> Result<CifarImages, DataError> {
+    let batches: Vec<String> = match split {
+        Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
+        Split::Test => vec!["test_batch.bin".to_owned()],
+    };
+    let mut records = Vec::new();
+    for name in batches {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let format = |problem: String| DataError::Format { path: path.clone(), problem };
+        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
+            return Err(format(format!("{} bytes are not whole records of {RECORD}: the file is truncated", bytes.len())));
+        }
+        let wrong = bytes.chunks_exact(RECORD).position(|record| usize::from(record[0]) >= CLASSES);
+        if let Some(index) = wrong {
+            return Err(format(format!("image {index} has label {}; labels lie below {CLASSES}", bytes[index * RECORD])));
+        }
+        records.extend(bytes);
+    }
+    let names = fs::read_to_string(folder.join(NAMES)).ok();
+    let names = names.map(|text| text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
+    Ok(CifarImages { records, names: names.filter(|names| names.len() == CLASSES) })
+}
+
+impl CifarImages {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.records.len() / RECORD
+    }
+
+    /// Class of image `index`.
+    pub fn label(&self, index: usize) -> Option<usize> {
+        self.record(index).map(|record| usize::from(record[0]))
+    }
+
+    /// Image `index` in colour.
+    pub fn pixels(&self, index: usize) -> Option<Pixels> {
+        let (red, rest) = self.record(index)?[1..].split_at(PLANE);
+        let (green, blue) = rest.split_at(PLANE);
+        let data = red.iter().zip(green).zip(blue).flat_map(|((&red, &green), &blue)| [red, green, blue]).collect();
+        Some(Pixels { width: SIDE as u32, height: SIDE as u32, channels: 3, data })
+    }
+
+    /// The names of the classes: their numbers where there is no file of names.
+    pub fn classes(&self) -> Vec<String> {
+        self.names.clone().unwrap_or_else(|| (0..CLASSES).map(|class| class.to_string()).collect())
+    }
+
+    fn record(&self, index: usize) -> Option<&[u8]> {
+        self.records.chunks_exact(RECORD).nth(index)
+    }
+}
