@@ -94,6 +94,8 @@ fn from_a_folder_of_images_to_an_exported_child() {
         assert_eq!(predictions[&id].as_array().map(Vec::len), Some(24));
     }
 
+    analyse(here);
+
     let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
     assert!(text.contains("recalibrated on 64 images"), "{text}");
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
@@ -143,6 +145,31 @@ fn search(here: &Path) -> Model {
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success() && said.contains("holds the results of another search"), "{said}");
     Model::open(&here.join("model")).expect("with a family")
+}
+
+/// Every analysis of a trained model runs, and leaves a table, a curve and its numbers.
+fn analyse(here: &Path) {
+    let on = ["--model", "model", "--data", "images", "--calibration-batch", "8", "--output", "analysis"];
+    succeed(bignas(here, &[&["analyze", "recalibration"], &on[..], &["--images", "16", "64"]].concat()));
+    succeed(bignas(here, &[&["analyze", "resolutions"], &on[..], &["--images", "16", "--child", "biggest"]].concat()));
+    let numbers = |name: &str| -> serde_json::Value {
+        for ending in ["md", "svg", "png"] {
+            assert!(here.join(format!("analysis/{name}.{ending}")).exists(), "{name}.{ending}");
+        }
+        serde_json::from_str(&fs::read_to_string(here.join(format!("analysis/{name}.json"))).expect("written")).expect("JSON")
+    };
+    let recalibration = numbers("recalibration");
+    assert_eq!((&recalibration["test_images"], recalibration["rows"].as_array().map(Vec::len)), (&24.into(), Some(2)));
+    let biggest = &recalibration["rows"][1];
+    assert_eq!(biggest["biggest_childs"], biggest["recalibrated"][1][1], "the biggest child's statistics are its own");
+    let resolutions = numbers("resolutions");
+    let seen: Vec<bool> = resolutions["rows"].as_array().expect("rows").iter().filter_map(|row| row["seen"].as_bool()).collect();
+    assert_eq!(seen.len(), 7);
+    assert!(seen.contains(&true) && seen.contains(&false), "{seen:?}");
+
+    let refused = bignas(here, &[&["analyze", "recalibration"], &on[..], &["--images", "100000"]].concat()).output().expect("runs");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("100000 calibration images are more than the 72 training images"), "{said}");
 }
 
 /// Fewer images than a batch of the recalibration hold a run up no more than many do.

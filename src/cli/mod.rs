@@ -2,6 +2,7 @@
 //!
 //! Errors end here: they are printed once, with their causes, and the process exits with status 1.
 
+mod analyze;
 mod calibration;
 mod common;
 mod evaluate;
@@ -48,6 +49,8 @@ enum Command {
     },
     /// Search a trained model for its family
     Search(search::Args),
+    /// Put the paper's claims to the test on a model and its data
+    Analyze(analyze::Args),
     /// Measure the accuracy of children on a data set
     Evaluate(evaluate::Args),
     /// Write a child as an ONNX file
@@ -74,6 +77,7 @@ impl Cli {
                 "this binary serves and does not train: run `make build-train`, then `target/train/release/bignas train {}`",
                 arguments.join(" ")
             ),
+            Command::Analyze(args) => analyze::run(args),
             Command::Search(args) => search::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Export(args) => export::run(args),

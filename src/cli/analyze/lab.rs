@@ -1,0 +1,94 @@
+//! What analyses of a trained model share: drawing calibration images, recalibrating, and testing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::ensure;
+
+use super::Common;
+use crate::calibrate::{Batches, Calibrator, recalibrate};
+use crate::checkpoint::{BnStats, LayerStats, Model};
+use crate::cli::common::{find_child, open_images};
+use crate::cli::evaluate::evaluate;
+use crate::data::{Augment, CalibrationSet, ImageSet, PatchSet, Source, Split, calibration_indices};
+use crate::deploy::{Statistics, deploy};
+use crate::image::Patch;
+use crate::onnx::Input;
+use crate::runtime::{Network, Runtime};
+use crate::slice::slice;
+use crate::space::{Child, Plan};
+
+/// Images in a batch of the test.
+const TEST_BATCH: usize = 64;
+
+/// A model with its data, ready to be measured.
+pub(super) struct Lab {
+    pub(super) model: Model,
+    pub(super) children: Vec<(String, Child)>,
+    train: ImageSet,
+    test: Arc<Source>,
+    runtime: Runtime,
+    threads: usize,
+    batches: Batches,
+    seed: u64,
+}
+
+impl Lab {
+    pub(super) fn open(common: &Common) -> anyhow::Result<Self> {
+        let model = Model::open(&common.model)?;
+        let train = open_images(&model.card, &common.data, Split::Train)?;
+        let images = open_images(&model.card, &common.data, Split::Test)?;
+        let test = Arc::new(Source { images, preprocessing: model.card.preprocessing.clone(), augment: Augment::NONE });
+        let extremes = ["smallest".to_owned(), "biggest".to_owned()];
+        let names = if common.child.is_empty() { &extremes[..] } else { &common.child };
+        let children = names.iter().map(|name| Ok((name.clone(), find_child(&model, name)?))).collect::<anyhow::Result<_>>()?;
+        let (runtime, threads) = (common.runtime.load()?, common.runtime.threads());
+        let batches = Batches::of(usize::from(common.calibration_batch));
+        Ok(Self { model, children, train, test, runtime, threads, batches, seed: common.seed })
+    }
+
+    /// Number of test images.
+    pub(super) fn test_images(&self) -> usize {
+        self.test.images.len()
+    }
+
+    /// The first `count` of a seeded draw of training images: a smaller set is part of a larger one.
+    pub(super) fn calibration(&self, count: usize) -> anyhow::Result<CalibrationSet> {
+        ensure!(count <= self.train.len(), "{count} calibration images are more than the {} training images", self.train.len());
+        let mut patches: Vec<Patch> = Vec::with_capacity(count);
+        for index in calibration_indices(self.train.len(), self.train.len(), self.seed) {
+            if patches.len() == count {
+                break;
+            }
+            if let Some(pixels) = self.train.pixels_or_skip(index)? {
+                patches.push(pixels.centre_crop(&self.model.card.preprocessing)?);
+            }
+        }
+        Ok(PatchSet::from_patches(&patches)?.into())
+    }
+
+    pub(super) fn plan(&self, child: &Child) -> Plan {
+        Plan::new(&self.model.card.space, child, self.model.card.labels.len())
+    }
+
+    /// The child's own statistics on `images`.
+    pub(super) fn statistics(&self, child: &Child, images: &CalibrationSet) -> anyhow::Result<BnStats> {
+        let net = slice(&self.model.weights, &self.plan(child))?;
+        let calibrator = Calibrator { runtime: &self.runtime, images, batches: self.batches, threads: self.threads, stop: None };
+        Ok(recalibrate(&net, &self.model.card.preprocessing, &calibrator)?)
+    }
+
+    /// Statistics of the same layers, made layer by layer from the number of channels and the layer's name.
+    pub(super) fn made(&self, child: &Child, layer: impl Fn(&str, usize) -> LayerStats) -> anyhow::Result<BnStats> {
+        let plan = self.plan(child);
+        let layers: BTreeMap<String, LayerStats> = plan.norms().map(|conv| (conv.name.clone(), layer(&conv.name, conv.c_out))).collect();
+        Ok(BnStats::new(&plan, layers, 1, 1)?)
+    }
+
+    /// Accuracy on the whole test set with `statistics`.
+    pub(super) fn accuracy(&self, child: &Child, statistics: &BnStats) -> anyhow::Result<f64> {
+        let deployed = deploy(&self.model, child, Statistics::Known(statistics), Input::Resolution)?;
+        let mut network = Network::load(&self.runtime, &deployed.onnx, &format!("child {}", child.id()), self.threads)?;
+        Ok(evaluate(&mut network, &self.test, TEST_BATCH)?.accuracy())
+    }
+}

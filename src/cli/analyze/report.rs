@@ -1,0 +1,48 @@
+//! What an analysis leaves behind: a table for people, a curve, and the numbers with how they came about.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::files::write_atomically;
+use crate::plot::Chart;
+
+/// A finished analysis.
+pub(super) struct Report<'a, Numbers> {
+    /// Its name, which the files bear.
+    pub(super) name: &'a str,
+    /// What was measured, in a sentence.
+    pub(super) what: String,
+    /// Names of the columns.
+    pub(super) columns: Vec<String>,
+    /// One row a line.
+    pub(super) rows: Vec<Vec<String>>,
+    pub(super) chart: Chart,
+    /// Everything measured, and the settings.
+    pub(super) numbers: Numbers,
+}
+
+impl<Numbers: Serialize> Report<'_, Numbers> {
+    /// Prints the table, and writes `NAME.md`, `NAME.json`, `NAME.svg` and `NAME.png` into `directory`.
+    pub(super) fn publish(&self, directory: &Path) -> anyhow::Result<()> {
+        let table = self.table();
+        println!("{table}");
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let command: Vec<String> = std::env::args().skip(1).collect();
+        let markdown = format!("{}\n\n{table}\n`bignas {}`\n", self.what, command.join(" "));
+        for (ending, bytes) in [("md", markdown.into_bytes()), ("json", serde_json::to_vec_pretty(&self.numbers)?)] {
+            let path = directory.join(format!("{}.{ending}", self.name));
+            write_atomically(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        self.chart.write(directory, self.name)?;
+        println!("wrote {}/{}.{{md,json,svg,png}}", directory.display(), self.name);
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule = vec!["---".to_owned(); self.columns.len()];
+        [&self.columns, &rule].into_iter().chain(&self.rows).map(|cells| line(cells)).collect()
+    }
+}
