@@ -15,6 +15,8 @@ use crate::files::write_atomically;
 const FONT: &[u8] = include_bytes!("DejaVuSans.ttf");
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (960, 600);
+/// Share of the chart's height that an entry of the legend takes.
+const LEGEND_SHARE: f64 = 0.05;
 /// Colours that differ for colour-blind readers too (Okabe and Ito).
 const COLOURS: [RGBColor; 5] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167), RGBColor(86, 86, 86)];
@@ -175,6 +177,8 @@ impl Chart {
         };
         let x = span(&mut points.iter().map(|point| point.0));
         let y = span(&mut points.iter().map(|point| point.1));
+        // Room for the legend, below all points.
+        let y = y.start - LEGEND_SHARE * self.series.len() as f64 * (y.end - y.start)..y.end;
         (!points.is_empty()).then_some((x, y))
     }
 

@@ -9,3 +9,4 @@ mod classify;
 mod harness;
 mod lifecycle;
 mod shipped_model;
+mod table_one;
