@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use bignas::data::{Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, RandomCrop, Source, Split, image_files};
+use bignas::data::{
+    Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, Policy, RandomCrop, Source, Split, image_files,
+};
 use bignas::image::{DecodeLimits, Filter, Preprocessing};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -298,8 +300,11 @@ fn collect(source: &Arc<Source>, plan: BatchPlan) -> Vec<Batch> {
 
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
-    let source = source(100, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true });
+    let shifted = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None };
+    let plain = collect(&source(100, shifted.clone()), plan());
+    let source = source(100, Augment { auto_augment: Some(Policy::Cifar10), ..shifted });
     let reference = collect(&source, BatchPlan { threads: 1, ..plan() });
+    assert_ne!(reference, plain);
     assert_eq!(reference.len(), 12, "the last four images are dropped");
     assert!(reference.iter().all(|batch| batch.labels.len() == 8 && batch.images.len() == 8 * 16));
     for threads in [0, 2, 3, 50] {
@@ -331,7 +336,7 @@ fn an_epoch_shows_every_image_once_with_its_label() {
 
 #[test]
 fn evaluation_is_in_order_and_complete() {
-    let source = source(20, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true });
+    let source = source(20, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None });
     let batches = collect(&source, BatchPlan { mode: Mode::Evaluation, threads: 3, ..plan() });
     assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 4]);
     let images: Vec<u8> = batches.iter().flat_map(|batch| batch.images.clone()).collect();
