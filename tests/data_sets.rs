@@ -157,18 +157,25 @@ fn cifars_binary_batches_are_read_in_order() {
     let expected = (0.299 * 90.0 + 0.587 * 31.0 + 0.114 * 31.0_f64).round() as u8;
     assert_eq!(grey.pixels(1).expect("is there").data.last(), Some(&expected));
     assert!(matches!(grey.pixels(3), Err(DataError::OutOfRange { index: 3, len: 3 })));
+    let ten = |name: fn(u8) -> String| (0..10).map(name).collect::<Vec<_>>();
+    let named = DataOptions { class_names: Some(ten(|i| format!("class {i}"))), ..options() };
+    assert_eq!(ImageSet::open(&folder, Split::Test, named).expect("opens").classes(), ten(|i| format!("class {i}")));
     let few = DataOptions { class_names: Some(vec!["x".into(), "y".into()]), ..options() };
     assert!(matches!(ImageSet::open(&folder, Split::Test, few), Err(DataError::UnknownClass { .. })));
+    fs::remove_file(folder.join("batches.meta.txt")).expect("removes");
+    assert_eq!(ImageSet::open(&folder, Split::Test, options()).expect("opens").classes(), ten(|i| i.to_string()));
 }
 
 #[test]
 fn bad_cifar_batches_are_named() {
     type Break = fn(&Path);
-    let cases: [(Break, &str); 4] = [
+    let cases: [(Break, &str); 6] = [
         (|d| fs::remove_file(d.join("data_batch_4.bin")).expect("removes"), "data_batch_4.bin"),
         (|d| fs::write(d.join("data_batch_2.bin"), &cifar_record(1)[..3072]).expect("writes"), "3072 bytes are not whole records of 3073"),
         (|d| fs::write(d.join("data_batch_5.bin"), "").expect("writes"), "data_batch_5.bin: 0 bytes"),
         (|d| fs::write(d.join("data_batch_3.bin"), cifar_record(10)).expect("writes"), "image 0 has label 10; labels lie below 10"),
+        (|d| fs::write(d.join("batches.meta.txt"), "cat\ndog\n").expect("writes"), "batches.meta.txt: 2 names; CIFAR-10 has 10 classes"),
+        (|d| fs::write(d.join("batches.meta.txt"), b"\xff\n").expect("writes"), "batches.meta.txt: cannot be read"),
     ];
     for (break_it, expected) in cases {
         let dir = cifar_dir();
