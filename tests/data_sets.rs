@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use bignas::data::{Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, RandomCrop, Source, Split, image_files};
+use bignas::data::{
+    Augment, Batch, BatchPlan, Batches, DataError, DataOptions, ImageSet, Mode, Policy, RandomCrop, Source, Split, image_files,
+};
 use bignas::image::{DecodeLimits, Filter, Preprocessing};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -155,18 +157,25 @@ fn cifars_binary_batches_are_read_in_order() {
     let expected = (0.299 * 90.0 + 0.587 * 31.0 + 0.114 * 31.0_f64).round() as u8;
     assert_eq!(grey.pixels(1).expect("is there").data.last(), Some(&expected));
     assert!(matches!(grey.pixels(3), Err(DataError::OutOfRange { index: 3, len: 3 })));
+    let ten = |name: fn(u8) -> String| (0..10).map(name).collect::<Vec<_>>();
+    let named = DataOptions { class_names: Some(ten(|i| format!("class {i}"))), ..options() };
+    assert_eq!(ImageSet::open(&folder, Split::Test, named).expect("opens").classes(), ten(|i| format!("class {i}")));
     let few = DataOptions { class_names: Some(vec!["x".into(), "y".into()]), ..options() };
     assert!(matches!(ImageSet::open(&folder, Split::Test, few), Err(DataError::UnknownClass { .. })));
+    fs::remove_file(folder.join("batches.meta.txt")).expect("removes");
+    assert_eq!(ImageSet::open(&folder, Split::Test, options()).expect("opens").classes(), ten(|i| i.to_string()));
 }
 
 #[test]
 fn bad_cifar_batches_are_named() {
     type Break = fn(&Path);
-    let cases: [(Break, &str); 4] = [
+    let cases: [(Break, &str); 6] = [
         (|d| fs::remove_file(d.join("data_batch_4.bin")).expect("removes"), "data_batch_4.bin"),
         (|d| fs::write(d.join("data_batch_2.bin"), &cifar_record(1)[..3072]).expect("writes"), "3072 bytes are not whole records of 3073"),
         (|d| fs::write(d.join("data_batch_5.bin"), "").expect("writes"), "data_batch_5.bin: 0 bytes"),
         (|d| fs::write(d.join("data_batch_3.bin"), cifar_record(10)).expect("writes"), "image 0 has label 10; labels lie below 10"),
+        (|d| fs::write(d.join("batches.meta.txt"), "cat\ndog\n").expect("writes"), "batches.meta.txt: 2 names; CIFAR-10 has 10 classes"),
+        (|d| fs::write(d.join("batches.meta.txt"), b"\xff\n").expect("writes"), "batches.meta.txt: cannot be read"),
     ];
     for (break_it, expected) in cases {
         let dir = cifar_dir();
@@ -298,8 +307,11 @@ fn collect(source: &Arc<Source>, plan: BatchPlan) -> Vec<Batch> {
 
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
-    let source = source(100, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true });
+    let shifted = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None };
+    let plain = collect(&source(100, shifted.clone()), plan());
+    let source = source(100, Augment { auto_augment: Some(Policy::Cifar10), ..shifted });
     let reference = collect(&source, BatchPlan { threads: 1, ..plan() });
+    assert_ne!(reference, plain);
     assert_eq!(reference.len(), 12, "the last four images are dropped");
     assert!(reference.iter().all(|batch| batch.labels.len() == 8 && batch.images.len() == 8 * 16));
     for threads in [0, 2, 3, 50] {
@@ -331,7 +343,7 @@ fn an_epoch_shows_every_image_once_with_its_label() {
 
 #[test]
 fn evaluation_is_in_order_and_complete() {
-    let source = source(20, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true });
+    let source = source(20, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None });
     let batches = collect(&source, BatchPlan { mode: Mode::Evaluation, threads: 3, ..plan() });
     assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 4]);
     let images: Vec<u8> = batches.iter().flat_map(|batch| batch.images.clone()).collect();

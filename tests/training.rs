@@ -60,7 +60,7 @@ impl Bench {
         let preprocessing =
             Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.25], background: [0; 3] };
         let images = ImageSet::open(self.directory.path(), split, DataOptions::new(&preprocessing)).expect("opens");
-        Source { images, preprocessing, augment: Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true } }
+        Source { images, preprocessing, augment: Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None } }
     }
 
     fn run(&self, name: &str, resume: bool) -> Result<Outcome, TrainError> {

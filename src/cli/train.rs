@@ -1,5 +1,7 @@
 //! `bignas train`: trains the single-stage model of a search space.
 
+mod augment;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use self::augment::{AugmentFlags, default_augment};
 use super::common::draw_calibration;
 use super::init::{default_crop, read_space};
 use crate::checkpoint::{Draft, Model};
-use crate::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
+use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
 use crate::image::{Filter, Preprocessing};
 use crate::space::SearchSpace;
 use crate::train::{Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainSettings, run as train};
@@ -77,12 +80,8 @@ pub(super) struct Args {
     /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
-    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels
-    #[arg(long, value_name = "PIXELS")]
-    pad: Option<u32>,
-    /// Do not mirror images at random
-    #[arg(long)]
-    no_flip: bool,
+    #[command(flatten)]
+    augment: AugmentFlags,
     /// Threads to compute on; all cores, if not given
     #[arg(long, env = "BIGNAS_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -200,8 +199,7 @@ impl What {
     /// What the run did so far, but for what the flags say.
     fn resumed(args: &Args) -> Result<Self> {
         let state = RunDirectory::peek(&args.run)?;
-        let told_augment = args.pad.is_some() || args.no_flip;
-        let augment = if told_augment { augment(args, &state.preprocessing) } else { state.augment };
+        let augment = args.augment.change(state.augment)?;
         let settings = settings(args, state.settings)?;
         Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
     }
@@ -213,8 +211,7 @@ impl What {
             None => default_preprocessing(&space),
         };
         preprocessing.validate()?;
-        let augment = augment(args, &preprocessing);
-        augment.validate()?;
+        let augment = args.augment.change(default_augment(&preprocessing))?;
         Ok(Self {
             classes: args.labels.as_deref().map(read_lines).transpose()?,
             settings: settings(args, TrainSettings::default())?,
@@ -256,15 +253,6 @@ fn settings(args: &Args, base: TrainSettings) -> Result<TrainSettings> {
     }
     settings.validate()?;
     Ok(settings)
-}
-
-/// Small images are shifted; of large ones a random part is taken (Inception's crop).
-fn augment(args: &Args, preprocessing: &Preprocessing) -> Augment {
-    let crop = match args.pad {
-        None if preprocessing.crop > 64 => RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },
-        pad => RandomCrop::Pad { pad: pad.unwrap_or(2) },
-    };
-    Augment { crop, flip: !args.no_flip }
 }
 
 /// The statistics of Fashion-MNIST for grey images and of ImageNet for colour; the crop by the space's resolutions.

@@ -3,6 +3,7 @@
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
+use super::auto_augment::Policy;
 use crate::image::{Patch, Pixels, Preprocessing, Region, ShapeError};
 
 /// How often a random region is drawn before the centre is taken.
@@ -18,6 +19,9 @@ pub struct Augment {
     pub crop: RandomCrop,
     /// Whether every second image, by chance, is mirrored left to right.
     pub flip: bool,
+    /// Which changes follow that were searched for; none, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<Policy>,
 }
 
 /// Which square of an image is cut.
@@ -60,7 +64,7 @@ pub enum AugmentError {
 
 impl Augment {
     /// The centre crop alone, as when serving.
-    pub const NONE: Self = Self { crop: RandomCrop::Centre, flip: false };
+    pub const NONE: Self = Self { crop: RandomCrop::Centre, flip: false, auto_augment: None };
 
     /// Checks every field.
     ///
@@ -100,7 +104,10 @@ impl Augment {
         if self.flip && rng.random::<bool>() {
             mirror(&mut patch);
         }
-        Ok(patch)
+        Ok(match self.auto_augment {
+            Some(policy) => policy.apply(patch, rng),
+            None => patch,
+        })
     }
 }
 
@@ -208,7 +215,8 @@ mod tests {
                     assert!((0.15..0.95).contains(&fraction), "{region:?}");
                     assert!((0.65..1.5).contains(&(region.width / region.height)), "{region:?}");
                 }
-                let augment = Augment { crop: RandomCrop::Resized { scale: [0.2, 0.9], ratio: [0.75, 1.3] }, flip: true };
+                let augment =
+                    Augment { crop: RandomCrop::Resized { scale: [0.2, 0.9], ratio: [0.75, 1.3] }, flip: true, auto_augment: None };
                 let patch = augment.apply(&pixels, &preprocessing(8), &mut rng).expect("fits");
                 assert_eq!(patch.data, [9; 64]);
             }
@@ -218,7 +226,7 @@ mod tests {
     #[test]
     fn same_state_same_patch_and_flips_happen() {
         let pixels = Pixels { width: 8, height: 8, channels: 1, data: (0..64).collect() };
-        let augment = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true };
+        let augment = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None };
         let draw = |seed| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             augment.apply(&pixels, &preprocessing(8), &mut rng).expect("fits")
@@ -235,6 +243,8 @@ mod tests {
             (r#"{"crop":{"kind":"centre"},"flip":false}"#, true),
             (r#"{"crop":{"kind":"pad","pad":4},"flip":true}"#, true),
             (r#"{"crop":{"kind":"resized","scale":[0.08,1.0],"ratio":[0.75,1.25]},"flip":true}"#, true),
+            (r#"{"crop":{"kind":"centre"},"flip":false,"auto_augment":"imagenet"}"#, true),
+            (r#"{"crop":{"kind":"pad","pad":2},"flip":true,"auto_augment":"cifar10"}"#, true),
             (r#"{"crop":{"kind":"pad","pad":4000},"flip":true}"#, false),
             (r#"{"crop":{"kind":"resized","scale":[0.0,1.0],"ratio":[0.75,1.25]},"flip":true}"#, false),
             (r#"{"crop":{"kind":"resized","scale":[0.5,1.5],"ratio":[0.75,1.25]},"flip":true}"#, false),
@@ -245,6 +255,9 @@ mod tests {
             assert_eq!(augment.validate().is_ok(), valid, "{text}");
             assert_eq!(serde_json::to_string(&augment).expect("serialises"), text);
         }
-        assert!(serde_json::from_str::<Augment>(r#"{"crop":{"kind":"centre"},"flip":false,"x":1}"#).is_err());
+        for more in [r#""x":1"#, r#""auto_augment":"svhn""#] {
+            let text = format!(r#"{{"crop":{{"kind":"centre"}},"flip":false,{more}}}"#);
+            assert!(serde_json::from_str::<Augment>(&text).is_err(), "{text}");
+        }
     }
 }

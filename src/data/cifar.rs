@@ -1,6 +1,7 @@
 //! CIFAR-10 in its official binary form: records of one label byte and 3,072 bytes of planar RGB.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::error::DataError;
@@ -25,8 +26,6 @@ const NAMES: &str = "batches.meta.txt";
 pub(super) struct CifarImages {
     /// Records, one after the other.
     records: Vec<u8>,
-    /// Names of the classes, where the file of names is there.
-    names: Option<Vec<String>>,
 }
 
 /// The folder with the batches: `dir` itself, or what the official archive unpacks to within it.
@@ -60,9 +59,27 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<CifarImages, DataError
         }
         records.extend(bytes);
     }
-    let names = fs::read_to_string(folder.join(NAMES)).ok();
-    let names = names.map(|text| text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>());
-    Ok(CifarImages { records, names: names.filter(|names| names.len() == CLASSES) })
+    Ok(CifarImages { records })
+}
+
+/// The names of the classes, one a line of `batches.meta.txt`: their numbers where there is no such file.
+///
+/// # Errors
+///
+/// [`DataError::Io`], and [`DataError::Format`] where not ten classes are named.
+pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, DataError> {
+    let path = folder.join(NAMES);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok((0..CLASSES).map(|class| class.to_string()).collect()),
+        Err(source) => return Err(DataError::Io { path, source }),
+    };
+    let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if names.len() != CLASSES {
+        let problem = format!("{} names; CIFAR-10 has {CLASSES} classes: mend or remove the file", names.len());
+        return Err(DataError::Format { path, problem });
+    }
+    Ok(names)
 }
 
 impl CifarImages {
@@ -82,11 +99,6 @@ impl CifarImages {
         let (green, blue) = rest.split_at(PLANE);
         let data = red.iter().zip(green).zip(blue).flat_map(|((&red, &green), &blue)| [red, green, blue]).collect();
         Some(Pixels { width: SIDE as u32, height: SIDE as u32, channels: 3, data })
-    }
-
-    /// The names of the classes: their numbers where there is no file of names.
-    pub fn classes(&self) -> Vec<String> {
-        self.names.clone().unwrap_or_else(|| (0..CLASSES).map(|class| class.to_string()).collect())
     }
 
     fn record(&self, index: usize) -> Option<&[u8]> {

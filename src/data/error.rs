@@ -16,9 +16,9 @@ pub enum DataError {
         /// What the system says.
         source: io::Error,
     },
-    /// The directory holds neither IDX files nor class folders.
+    /// The directory holds neither IDX files nor CIFAR-10's batches nor class folders.
     #[error(
-        "{}: no {split} images found; it needs {expected}[.gz], or {split}/CLASS/ folders with image files",
+        "{}: no {split} images found; it needs {expected}[.gz], CIFAR-10's data_batch_1.bin to data_batch_5.bin and test_batch.bin, or {split}/CLASS/ folders with image files",
         path.display()
     )]
     Layout {

@@ -23,8 +23,8 @@ pub enum Split {
 /// How a data set is read.
 #[derive(Debug, Clone)]
 pub struct DataOptions {
-    /// The classes in the order of their labels. Without it, folders are classes in alphabetical order, and the
-    /// classes of IDX files are called by their numbers.
+    /// The classes in the order of their labels. Without it, folders are classes in alphabetical order, CIFAR-10's are
+    /// called as its `batches.meta.txt` says, and those of IDX files, and of batches without it, by their numbers.
     pub class_names: Option<Vec<String>>,
     /// Channels of the images: 1 (grey) or 3 (RGB).
     pub channels: usize,
@@ -36,7 +36,7 @@ pub struct DataOptions {
     pub max_corrupt: usize,
 }
 
-/// Labelled images. IDX files lie in memory; files in folders are decoded when they are asked for.
+/// Labelled images. IDX files and CIFAR-10's batches lie in memory; files in folders are decoded when they are asked for.
 #[derive(Debug)]
 pub struct ImageSet {
     classes: Vec<String>,
@@ -127,7 +127,10 @@ impl ImageSet {
     }
 
     fn from_cifar(images: CifarImages, folder: &Path, options: DataOptions) -> Result<Self, DataError> {
-        let classes = options.class_names.clone().unwrap_or_else(|| images.classes());
+        let classes = match &options.class_names {
+            Some(names) => names.clone(),
+            None => cifar::class_names(folder)?,
+        };
         let highest = (0..images.len()).filter_map(|index| images.label(index)).max().unwrap_or(0);
         if highest >= classes.len() {
             return Err(DataError::UnknownClass { path: folder.to_owned(), class: highest.to_string(), classes: classes.len() });

@@ -9,6 +9,7 @@
 //! threads nor an interruption changes what is trained on.
 
 mod augment;
+mod auto_augment;
 mod batches;
 mod calibration_set;
 mod cifar;
@@ -20,6 +21,7 @@ mod patch_set;
 mod rng;
 
 pub use augment::{Augment, AugmentError, RandomCrop};
+pub use auto_augment::Policy;
 pub use batches::{Batch, BatchPlan, Batches, Mode, Source};
 pub use calibration_set::{CalibrationSet, NormalisedSet};
 pub use error::DataError;

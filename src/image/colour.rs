@@ -42,8 +42,8 @@ fn composite(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
         .collect()
 }
 
-/// Rec. 601 luma, 0.299 R + 0.587 G + 0.114 B, in 16-bit fixed point.
-pub(super) fn luma_of(rgb: &[u8]) -> Vec<u8> {
+/// Rec. 601 luma of RGB pixels, 0.299 R + 0.587 G + 0.114 B, in 16-bit fixed point: one byte a pixel.
+pub fn luma_of(rgb: &[u8]) -> Vec<u8> {
     let (pixels, _) = rgb.as_chunks::<3>();
     pixels
         .iter()

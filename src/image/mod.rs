@@ -17,6 +17,7 @@ mod patch;
 mod preprocessing;
 
 pub use bicubic::resample_normalised;
+pub use colour::luma_of;
 pub use decode::{DecodeError, DecodeLimits, decode};
 pub use media_type::{ACCEPTED_CONTENT_TYPES, MediaType, accepts_content_type};
 pub use patch::{Patch, Pixels, Region, ShapeError};

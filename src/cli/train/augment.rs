@@ -1,0 +1,91 @@
+//! The flags of `bignas train` that say how training images change at random.
+
+use clap::ValueEnum;
+
+use crate::data::{Augment, AugmentError, Policy, RandomCrop};
+use crate::image::Preprocessing;
+
+/// Each flag changes its own part of the augmentation.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct AugmentFlags {
+    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels
+    #[arg(long, value_name = "PIXELS")]
+    pad: Option<u32>,
+    /// Do not mirror images at random
+    #[arg(long)]
+    no_flip: bool,
+    /// Change images by a policy that was searched for: pairs of operations on colour and shape, after crop and mirroring
+    #[arg(long, value_enum, value_name = "POLICY")]
+    auto_augment: Option<SearchedOn>,
+}
+
+/// Where AutoAugment's policy comes from.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SearchedOn {
+    /// AutoAugment's policy for ImageNet
+    #[value(name = "imagenet")]
+    ImageNet,
+    /// AutoAugment's policy for CIFAR-10
+    Cifar10,
+}
+
+/// Small images are shifted; of large ones a random part is taken (Inception's crop).
+pub(super) fn default_augment(preprocessing: &Preprocessing) -> Augment {
+    let crop = match preprocessing.crop {
+        ..=64 => RandomCrop::Pad { pad: 2 },
+        _ => RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },
+    };
+    Augment { crop, flip: true, auto_augment: None }
+}
+
+impl AugmentFlags {
+    /// `base` with what the flags say; where a run is resumed, what they do not say stays.
+    pub(super) fn change(&self, base: Augment) -> Result<Augment, AugmentError> {
+        let policy = self.auto_augment.map(|searched_on| match searched_on {
+            SearchedOn::ImageNet => Policy::ImageNet,
+            SearchedOn::Cifar10 => Policy::Cifar10,
+        });
+        let augment = Augment {
+            crop: self.pad.map_or(base.crop, |pad| RandomCrop::Pad { pad }),
+            flip: base.flip && !self.no_flip,
+            auto_augment: policy.or(base.auto_augment),
+        };
+        augment.validate()?;
+        Ok(augment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: AugmentFlags,
+    }
+
+    #[test]
+    fn flags_change_their_own_part() {
+        let shifted = Augment { crop: RandomCrop::Pad { pad: 4 }, flip: true, auto_augment: None };
+        let still = Augment { crop: RandomCrop::Centre, flip: false, auto_augment: Some(Policy::Cifar10) };
+        let searched = |policy, base: &Augment| Augment { auto_augment: Some(policy), ..base.clone() };
+        let flags = |given: &[&str]| Command::try_parse_from([&["train"], given].concat()).map(|command| command.flags);
+        let cases: [(&[&str], &Augment, Augment); 7] = [
+            (&[], &shifted, shifted.clone()),
+            (&[], &still, still.clone()),
+            (&["--pad", "1"], &still, Augment { crop: RandomCrop::Pad { pad: 1 }, ..still.clone() }),
+            (&["--no-flip"], &shifted, Augment { flip: false, ..shifted.clone() }),
+            (&["--auto-augment", "cifar10"], &shifted, searched(Policy::Cifar10, &shifted)),
+            (&["--auto-augment", "imagenet"], &still, searched(Policy::ImageNet, &still)),
+            (&["--no-flip", "--auto-augment", "cifar10"], &shifted, Augment { flip: false, ..searched(Policy::Cifar10, &shifted) }),
+        ];
+        for (given, base, expected) in cases {
+            assert_eq!(flags(given).expect("parses").change(base.clone()).expect("valid"), expected, "{given:?}");
+        }
+        assert_eq!(flags(&["--pad", "4000"]).expect("parses").change(shifted), Err(AugmentError::Pad(4000)));
+        assert!(flags(&["--auto-augment", "svhn"]).is_err());
+    }
+}
