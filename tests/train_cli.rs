@@ -96,6 +96,17 @@ fn from_a_folder_of_images_to_an_exported_child() {
 
     analyse(here);
 
+    // A child of the family has statistics of its own, but who names a batch wants them measured.
+    let family = model.family.members[0].child.id().to_string();
+    for (flags, sixteenths) in [(&[][..], false), (&["--calibration-batch", "16"], true)] {
+        succeed(bignas(here, &[&["export", "--model", "model", "--child", &family, "--output", "child.onnx"], flags].concat()));
+        let bytes = fs::read(here.join("child.onnx")).expect("written");
+        let batch = |size: &str| {
+            bytes.windows(26 + size.len()).any(|part| part.starts_with(b"bignas.calibration_batch") && part.ends_with(size.as_bytes()))
+        };
+        assert_eq!((batch("64"), batch("16")), (!sixteenths, sixteenths), "{flags:?}");
+    }
+
     let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
     assert!(text.contains("recalibrated on 64 images"), "{text}");
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);

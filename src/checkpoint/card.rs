@@ -57,7 +57,7 @@ pub struct Calibration {
     pub sha256: String,
 }
 
-/// Batch-norm statistics of the family's children, measured on images that do not ship.
+/// Batch-norm statistics of the family's children: with them the images that they were measured on need not ship.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShippedStatistics {

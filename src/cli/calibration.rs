@@ -60,11 +60,10 @@ impl CalibrationArgs {
             (None, Some(calibration)) => calibration.seed,
             _ => self.sampling.calibration_seed,
         };
-        Ok(Recalibration { images, batches, seed, told: self.calibration.is_some() })
+        let told = self.calibration.is_some() || self.sampling.calibration_batch.is_some();
+        Ok(Recalibration { images, batches, seed, told })
     }
-}
 
-impl CalibrationArgs {
     /// The images that the command line names, if any, and the size of their batches.
     pub(super) fn given(&self, preprocessing: &Preprocessing) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
         let draft = self.calibration.as_ref().map(|path| self.sampling.draft(path, preprocessing)).transpose()?;
@@ -77,7 +76,7 @@ pub(super) struct Recalibration {
     images: Option<CalibrationSet>,
     batches: Batches,
     seed: u64,
-    /// Whether the images are those of the command line, which then are used even where statistics are known.
+    /// Whether the command line says which images or batches to use: they are, then, even where statistics are known.
     told: bool,
 }
 

@@ -55,20 +55,12 @@ impl<'a> Machine<'a> {
                     let items = self.pop_many(usize::from(op - 0x84))?;
                     self.push_list(items);
                 }
-                b'a' => {
-                    let items = self.pop_many(1)?;
+                op @ (b'a' | b'e') => {
+                    let items = if op == b'a' { self.pop_many(1)? } else { self.pop_to_mark()? };
                     self.extend_list(&items)?;
                 }
-                b'e' => {
-                    let items = self.pop_to_mark()?;
-                    self.extend_list(&items)?;
-                }
-                b's' => {
-                    let items = self.pop_many(2)?;
-                    self.extend_dict(&items)?;
-                }
-                b'u' => {
-                    let items = self.pop_to_mark()?;
+                op @ (b's' | b'u') => {
+                    let items = if op == b's' { self.pop_many(2)? } else { self.pop_to_mark()? };
                     self.extend_dict(&items)?;
                 }
                 op @ (b'q' | b'r' | 0x94) => self.memoise(op)?,
