@@ -11,7 +11,9 @@
 pub fn keep_freed_memory() {
     const LARGEST: libc::c_int = 1 << 30;
     const TOP_PAD: libc::c_int = 64 << 20;
-    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD)] {
+    // One arena: a thread must find what another has freed.
+    let advice = [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD), (libc::M_ARENA_MAX, 1)];
+    for (parameter, value) in advice {
         // SAFETY: mallopt takes two integers, keeps no pointer, locks the arena itself, and refuses what it does not know.
         let _accepted = unsafe { libc::mallopt(parameter, value) };
     }

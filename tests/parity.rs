@@ -15,7 +15,7 @@ use bignas::runtime::{Network, Runtime};
 use bignas::slice::slice;
 use bignas::space::{Activation, Child, Draw, Padding, Plan, SearchSpace, Shortcut, layout, preset};
 use bignas::train::{ElasticNet, Normaliser, Statistics, resize};
-use tch::{IndexOp, Tensor as Torch};
+use tch::{Device, IndexOp, Tensor as Torch};
 
 /// Largest differences; the bounds that hold for all of them.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Model {
         let preprocessing = Preprocessing { resize: None, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
         let patches: Vec<_> = (0..3 * batch as u64).map(|seed| common::natural_patch(crop, channels, seed)).collect();
         let patches = PatchSet::from_patches(&patches).expect("alike");
-        let net = ElasticNet::from_weights(&weights);
+        let net = ElasticNet::from_weights(&weights, Device::Cpu);
         Self { space, weights, preprocessing, patches, batch, runtime: common::runtime(), net }
     }
 
@@ -86,7 +86,7 @@ impl Model {
     /// The same in libtorch.
     fn trained(&self, plan: &Plan) -> (Statistics, Vec<f32>) {
         let side = plan.child.resolution();
-        let normaliser = Normaliser::new(&self.preprocessing);
+        let normaliser = Normaliser::new(&self.preprocessing, Device::Cpu);
         let images = |batch| resize(&normaliser.apply(self.bytes(batch, batch + 1)), side);
         let stats = self.net.recalibrate(plan, [images(0), images(1)]);
         let logits = self.net.logits(plan, &images(2), &stats);
@@ -221,7 +221,7 @@ fn resizing_is_libtorchs() {
         for seed in 0..3 {
             let patch = common::natural_patch(size, channels, 100 + seed);
             let set = PatchSet::from_patches(std::slice::from_ref(&patch)).expect("one patch");
-            let normalised = Normaliser::new(&preprocessing).apply(&set.data);
+            let normalised = Normaliser::new(&preprocessing, Device::Cpu).apply(&set.data);
             for &side in sides {
                 let mut written = vec![f32::NAN; channels * side * side];
                 patch.write_input(side as u32, &preprocessing, &mut written).expect("fits");

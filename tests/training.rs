@@ -66,6 +66,7 @@ impl Bench {
     fn run(&self, name: &str, resume: bool) -> Result<Outcome, TrainError> {
         let validation = self.source(Split::Test);
         let job = Job {
+            device: tch::Device::Cpu,
             space: &self.space,
             train: Arc::new(self.source(Split::Train)),
             validation: Some(&validation),

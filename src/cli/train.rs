@@ -17,7 +17,7 @@ use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
 use crate::image::{Filter, Preprocessing};
 use crate::space::SearchSpace;
-use crate::train::{Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainSettings, run as train};
+use crate::train::{Decay, Device, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainError, TrainSettings, gpu, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -74,6 +74,10 @@ pub(super) struct Args {
     /// Random children a step, beside the smallest and the biggest
     #[arg(long, value_name = "CHILDREN", value_parser = clap::value_parser!(u64).range(0..=64))]
     random_children: Option<u64>,
+    /// Epochs at the start in which every child learns from the labels: for short runs, in which a teacher that knows nothing yet
+    /// costs much of the time
+    #[arg(long, value_name = "EPOCHS")]
+    label_epochs: Option<u64>,
     /// Switch a technique off, to see what it is worth
     #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
     without: Vec<Technique>,
@@ -82,6 +86,9 @@ pub(super) struct Args {
     seed: Option<u64>,
     #[command(flatten)]
     augment: AugmentFlags,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Compute::Cpu)]
+    device: Compute,
     /// Threads to compute on; all cores, if not given
     #[arg(long, env = "BIGNAS_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -91,6 +98,23 @@ pub(super) struct Args {
     /// Go on from the newest checkpoint of the run, with its settings but for what other flags change from here on
     #[arg(long)]
     resume: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compute {
+    /// The cores of this machine
+    Cpu,
+    /// The first GPU that CUDA shows
+    Cuda,
+}
+
+impl Compute {
+    fn resolve(self) -> Result<Device, TrainError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => gpu(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -137,6 +161,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         train: Arc::new(source(Split::Train, &what.augment)?),
         validation: Some(&validation),
         directory: &args.run,
+        device: args.device.resolve()?,
         threads: args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
         loader_threads: args.loader_threads.into(),
         stop: stop_flag()?,
@@ -230,6 +255,7 @@ fn settings(args: &Args, base: TrainSettings) -> Result<TrainSettings> {
     settings.seed = args.seed.unwrap_or(settings.seed);
     settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
     settings.schedule.floor = args.floor.unwrap_or(settings.schedule.floor);
+    settings.label_epochs = args.label_epochs.unwrap_or(settings.label_epochs);
     settings.average = args.average.or(settings.average);
     settings.random_children = args.random_children.unwrap_or(settings.random_children);
     match args.schedule {

@@ -49,13 +49,15 @@ impl Average {
     /// A network of the averaged weights.
     #[must_use]
     pub fn to_net(&self, parameters: &Parameters) -> ElasticNet {
-        ElasticNet::from_weights(&self.to_weights(parameters))
+        ElasticNet::from_weights(&self.to_weights(parameters), parameters.device())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use tch::Device;
 
     use super::*;
     use crate::checkpoint::Tensor;
@@ -67,11 +69,11 @@ mod tests {
     #[test]
     fn it_forgets_fast_at_first_and_slowly_later() {
         tch::set_num_threads(1);
-        let parameters = Parameters::new(&weights(1.0));
+        let parameters = Parameters::new(&weights(1.0), Device::Cpu);
         let mut average = Average::new(0.99, &parameters);
         let mut expected = 1.0;
         for (step, value) in [(0, 2.0), (90, 3.0), (100_000, 5.0)] {
-            let moved = Parameters::new(&weights(value));
+            let moved = Parameters::new(&weights(value), Device::Cpu);
             average.update(&moved, step);
             let decay = f64::min(0.99, (1.0 + step as f64) / (10.0 + step as f64));
             expected = decay * expected + (1.0 - decay) * f64::from(value);

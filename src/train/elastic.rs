@@ -3,7 +3,7 @@
 //! A child uses the lowest-index channels of every layer, the lowest-index layers of every stage, and the centre of every
 //! larger depthwise kernel. Which these are, and every padding, stands in its [`Plan`]; nothing is decided here.
 
-use tch::{IndexOp, Tensor as Torch};
+use tch::{Device, IndexOp, Tensor as Torch};
 
 use super::norm::Norm;
 use super::parameters::Parameters;
@@ -18,10 +18,16 @@ pub struct ElasticNet {
 }
 
 impl ElasticNet {
-    /// Takes the weights of a single-stage model.
+    /// Takes the weights of a single-stage model to `device`.
     #[must_use]
-    pub fn from_weights(weights: &Weights) -> Self {
-        Self { parameters: Parameters::new(weights) }
+    pub fn from_weights(weights: &Weights, device: Device) -> Self {
+        Self { parameters: Parameters::new(weights, device) }
+    }
+
+    /// A network of the same weights, in the same memory, that gathers gradients of its own: for one thread of several.
+    #[must_use]
+    pub fn replica(&self) -> Self {
+        Self { parameters: self.parameters.replica() }
     }
 
     /// The weights as they are now.
@@ -32,16 +38,15 @@ impl ElasticNet {
 
     /// Logits `[N, classes]` of the child of `plan` for normalised `images`, `[N, C, R, R]` at the child's resolution.
     ///
-    /// `dropout` is the probability of dropping a feature before the classifier; 0 outside training.
-    pub fn forward(&self, plan: &Plan, images: &Torch, norm: &mut Norm<'_>, dropout: f64) -> Torch {
+    /// `dropout` is what the features before the classifier are multiplied with, `[N, features]`; none outside training.
+    pub fn forward(&self, plan: &Plan, images: &Torch, norm: &mut Norm<'_>, dropout: Option<&Torch>) -> Torch {
         let mut pass = Pass { parameters: &self.parameters, norm, eps: plan.bn_eps };
-        // A grey image has one layout only, from which libtorch infers the wrong one; so it is set behind the stem.
-        let mut x = channels_last(&pass.conv(&plan.stem, images));
+        let mut x = pass.conv(&plan.stem, &channels_last(images));
         for block in &plan.blocks {
             x = pass.block(block, &x);
         }
         let features = pass.head(&plan.head, &x);
-        let features = if dropout > 0.0 { features.dropout(dropout, true) } else { features };
+        let features = dropout.map_or_else(|| features.shallow_clone(), |factors| &features * factors);
         let weight = self.parameters.get("classifier.weight").narrow(1, 0, plan.head.features as i64);
         features.linear(&weight, Some(self.parameters.get("classifier.bias")))
     }
@@ -66,7 +71,9 @@ impl ElasticNet {
 ///
 /// Every later layer keeps the layout of its input.
 fn channels_last(x: &Torch) -> Torch {
-    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+    let (n, c, h, w) = x.size4().expect("images are [N, C, H, W]");
+    // The strides are set, not left to `contiguous`: a grey image lies the same in both layouts, and libtorch would infer the other.
+    x.permute([0, 2, 3, 1]).contiguous().as_strided([n, c, h, w], [h * w * c, 1, w * c, c], None)
 }
 
 /// One forward pass.

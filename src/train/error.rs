@@ -76,6 +76,11 @@ pub enum TrainError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A GPU was asked for, and there is none.
+    #[error(
+        "libtorch sees no GPU: it takes a libtorch with CUDA (LIBTORCH at build time) and a GPU that nvidia-smi lists; or use --device cpu"
+    )]
+    NoGpu,
     /// The images could not be read.
     #[error("the images cannot be read")]
     Data(#[from] DataError),

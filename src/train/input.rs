@@ -1,7 +1,8 @@
 //! From patches of bytes to the network's input.
 
-use tch::{Kind, Tensor as Torch};
+use tch::{Device, Kind, Tensor as Torch};
 
+use super::TrainError;
 use crate::image::Preprocessing;
 
 /// Subtracts the mean and divides by the standard deviation of each channel.
@@ -16,11 +17,11 @@ pub struct Normaliser {
 }
 
 impl Normaliser {
-    /// Normalisation as `preprocessing` says.
+    /// Normalisation as `preprocessing` says, on `device`.
     #[must_use]
-    pub fn new(preprocessing: &Preprocessing) -> Self {
+    pub fn new(preprocessing: &Preprocessing, device: Device) -> Self {
         let channels = preprocessing.mean.len() as i64;
-        let per_channel = |values: Vec<f32>| Torch::from_slice(&values).reshape([1, channels, 1, 1]);
+        let per_channel = |values: Vec<f32>| Torch::from_slice(&values).reshape([1, channels, 1, 1]).to_device(device);
         Self {
             mean: per_channel(preprocessing.mean.iter().map(|mean| mean * 255.0).collect()),
             scale: per_channel(preprocessing.std.iter().map(|std| 1.0 / (std * 255.0)).collect()),
@@ -31,7 +32,15 @@ impl Normaliser {
 
     /// `[N, C, S, S]` float32 of as many planar patches.
     pub fn apply(&self, patches: &[u8]) -> Torch {
-        let images = Torch::from_slice(patches).reshape([-1, self.channels, self.side, self.side]);
+        let images = Torch::from_slice(patches).to_device(self.mean.device()).reshape([-1, self.channels, self.side, self.side]);
         (images.to_kind(Kind::Float) - &self.mean) * &self.scale
     }
+}
+
+/// The first GPU.
+///
+/// # Errors
+/// [`TrainError::NoGpu`] where libtorch sees none.
+pub fn gpu() -> Result<Device, TrainError> {
+    if tch::Cuda::is_available() { Ok(Device::Cuda(0)) } else { Err(TrainError::NoGpu) }
 }

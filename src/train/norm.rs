@@ -48,7 +48,7 @@ impl Norm<'_> {
             }
             Self::Fixed(statistics) => {
                 let (mean, variance) = &statistics[name];
-                let (mean, variance) = (Torch::from_slice(mean), Torch::from_slice(variance));
+                let [mean, variance] = [mean, variance].map(|values| Torch::from_slice(values).to_device(x.device()));
                 x.batch_norm(Some(weight), Some(bias), Some(&mean), Some(&variance), false, 0.0, eps, false)
             }
         }
@@ -79,7 +79,7 @@ impl ElasticNet {
     pub fn recalibrate(&self, plan: &Plan, batches: impl IntoIterator<Item = Torch>) -> Statistics {
         let mut recorder = Recorder::default();
         for images in batches {
-            let _logits = tch::no_grad(|| self.forward(plan, &images, &mut Norm::Record(&mut recorder), 0.0));
+            let _logits = tch::no_grad(|| self.forward(plan, &images, &mut Norm::Record(&mut recorder), None));
             recorder.batches += 1;
         }
         recorder.means()
@@ -87,6 +87,6 @@ impl ElasticNet {
 
     /// Logits `[N, classes]` of the child of `plan` for normalised images at its resolution.
     pub fn logits(&self, plan: &Plan, images: &Torch, statistics: &Statistics) -> Torch {
-        tch::no_grad(|| self.forward(plan, images, &mut Norm::Fixed(statistics), 0.0))
+        tch::no_grad(|| self.forward(plan, images, &mut Norm::Fixed(statistics), None))
     }
 }

@@ -72,14 +72,13 @@ impl Optimiser {
         Ok(Self { mean_square, momentum, ..Self::new(settings, parameters) })
     }
 
-    /// Applies the summed gradients of `parameters` once, with learning rate `rate`, and forgets them.
+    /// Applies `gradient`, laid out as [`Parameters::flat`], to `parameters` with learning rate `rate`.
     ///
     /// The penalty is added once a step and reaches every weight: the biggest child, the only one that is regularised, has all.
-    pub fn update(&mut self, parameters: &mut Parameters, rate: f64) {
+    pub fn update(&mut self, parameters: &Parameters, gradient: &Torch, rate: f64) {
         tch::no_grad(|| {
             let mut flat = parameters.flat();
-            let mut gradient = parameters.gradient();
-            let _ = gradient.addcmul_(&flat, &self.weight_decay);
+            let mut gradient = gradient.addcmul(&flat, &self.weight_decay);
             match self.settings.kind {
                 OptimiserKind::RmsProp => {
                     let _ = self.mean_square.lerp_(&gradient.square(), 1.0 - self.settings.decay);
@@ -95,7 +94,6 @@ impl Optimiser {
                 }
             }
         });
-        parameters.zero_gradients();
     }
 
     /// What has to be kept to go on exactly.
@@ -118,6 +116,8 @@ pub struct OptimiserState {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tch::Device;
+
     use super::*;
     use crate::checkpoint::Tensor;
 
@@ -130,13 +130,21 @@ mod tests {
             ("a.weight", Tensor { shape: vec![2, 2], data: WEIGHT.to_vec() }),
             ("a.bn.weight", Tensor { shape: vec![2], data: GAMMA.to_vec() }),
         ];
-        Parameters::new(&Weights::new(BTreeMap::from(tensors.map(|(name, tensor)| (name.to_owned(), tensor)))))
+        Parameters::new(&Weights::new(BTreeMap::from(tensors.map(|(name, tensor)| (name.to_owned(), tensor)))), Device::Cpu)
     }
 
-    /// Gives every value of `name` the gradients `values`.
-    fn differentiate(parameters: &Parameters, name: &str, values: &[f32]) {
-        let factors = Torch::from_slice(values).view_as(parameters.get(name));
-        (parameters.get(name) * factors).sum(tch::Kind::Float).backward();
+    /// A gradient that has the given values for some tensors, and zero for the others.
+    fn given_all(parameters: &Parameters, values: &[(&str, &[f32])]) -> Torch {
+        let replica = parameters.replica();
+        for (name, values) in values {
+            let factors = Torch::from_slice(values).view_as(replica.get(name));
+            (replica.get(name) * factors).sum(tch::Kind::Float).backward();
+        }
+        replica.gradient()
+    }
+
+    fn given(parameters: &Parameters, weight: &[f32]) -> Torch {
+        given_all(parameters, &[("a.weight", weight)])
     }
 
     /// TensorFlow's RMSProp with momentum, as its documentation states it, for one value and in double precision.
@@ -160,14 +168,13 @@ mod tests {
 
     #[test]
     fn updates_are_tensorflows() {
-        let mut parameters = parameters();
+        let parameters = parameters();
         let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.01, ..OptimiserSettings::default() }, &parameters);
         let (mut weights, mut gammas) = (WEIGHT.map(ByHand::new), GAMMA.map(ByHand::new));
         for (step, rate) in [0.1, 0.05, 0.2, 0.0].into_iter().enumerate() {
             let gradient = [0.3, -2.0, 0.0, 1e-3].map(|g: f32| g * (1.0 - 0.7 * step as f32));
-            differentiate(&parameters, "a.weight", &gradient);
-            differentiate(&parameters, "a.bn.weight", &gradient[..2]);
-            optimiser.update(&mut parameters, rate);
+            let both: [(&str, &[f32]); 2] = [("a.weight", &gradient), ("a.bn.weight", &gradient[..2])];
+            optimiser.update(&parameters, &given_all(&parameters, &both), rate);
             weights.iter_mut().zip(gradient).for_each(|(w, g)| w.update(f64::from(g) + 0.01 * w.value, rate));
             gammas.iter_mut().zip(gradient).for_each(|(w, g)| w.update(f64::from(g), rate));
         }
@@ -182,13 +189,12 @@ mod tests {
     /// Nesterov's rule as PyTorch's documentation states it, by hand.
     #[test]
     fn sgd_is_nesterovs() {
-        let mut parameters = parameters();
+        let parameters = parameters();
         let settings = OptimiserSettings { kind: OptimiserKind::Sgd, weight_decay: 0.01, ..OptimiserSettings::default() };
         let mut optimiser = Optimiser::new(settings, &parameters);
         let (mut value, mut momentum) = (f64::from(WEIGHT[0]), 0.0);
         for (gradient, rate) in [(0.3, 0.1), (-2.0, 0.05), (1.0, 0.2)] {
-            differentiate(&parameters, "a.weight", &[gradient as f32, 0.0, 0.0, 0.0]);
-            optimiser.update(&mut parameters, rate);
+            optimiser.update(&parameters, &given(&parameters, &[gradient as f32, 0.0, 0.0, 0.0]), rate);
             let gradient = gradient + 0.01 * value;
             momentum = 0.9 * momentum + gradient;
             value -= rate * (gradient + 0.9 * momentum);
@@ -199,9 +205,9 @@ mod tests {
 
     #[test]
     fn the_penalty_reaches_weights_but_no_batch_norm() {
-        let mut parameters = parameters();
+        let parameters = parameters();
         let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.1, ..OptimiserSettings::default() }, &parameters);
-        optimiser.update(&mut parameters, 0.1);
+        optimiser.update(&parameters, &given(&parameters, &[0.0; 4]), 0.1);
         let found = parameters.to_weights();
         assert_eq!(found.get("a.bn.weight").unwrap().data, GAMMA);
         for (value, before) in found.get("a.weight").unwrap().data.iter().zip(WEIGHT) {
@@ -211,15 +217,13 @@ mod tests {
 
     #[test]
     fn a_resumed_optimiser_computes_what_the_first_would() {
-        let (mut first, settings) = (parameters(), OptimiserSettings::default());
+        let (first, settings) = (parameters(), OptimiserSettings::default());
         let mut optimiser = Optimiser::new(settings.clone(), &first);
-        differentiate(&first, "a.weight", &[1.0, 2.0, 3.0, 4.0]);
-        optimiser.update(&mut first, 0.1);
-        let mut second = Parameters::new(&first.to_weights());
+        optimiser.update(&first, &given(&first, &[1.0, 2.0, 3.0, 4.0]), 0.1);
+        let second = Parameters::new(&first.to_weights(), Device::Cpu);
         let mut resumed = Optimiser::resume(settings, &second, &optimiser.state(&first)).unwrap();
-        for (parameters, optimiser) in [(&mut first, &mut optimiser), (&mut second, &mut resumed)] {
-            differentiate(parameters, "a.weight", &[-1.0, 0.5, 0.0, 1.0]);
-            optimiser.update(parameters, 0.1);
+        for (parameters, optimiser) in [(&first, &mut optimiser), (&second, &mut resumed)] {
+            optimiser.update(parameters, &given(parameters, &[-1.0, 0.5, 0.0, 1.0]), 0.1);
         }
         assert_eq!(first.to_weights(), second.to_weights());
     }

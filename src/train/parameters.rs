@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tch::{Kind, Tensor as Torch};
+use tch::{Device, Kind, Tensor as Torch};
 
 use super::TrainError;
 use crate::checkpoint::{Tensor, Weights};
@@ -19,7 +19,7 @@ pub struct Parameters {
 }
 
 /// Where a tensor lies.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slot {
     name: String,
     shape: Vec<usize>,
@@ -37,12 +37,20 @@ impl Slot {
 }
 
 impl Parameters {
-    /// Copies `weights` into a flat buffer.
+    /// Copies `weights` into a flat buffer on `device`.
     #[must_use]
-    pub fn new(weights: &Weights) -> Self {
-        let slots: Vec<Slot> = weights.iter().map(|(name, t)| Slot { name: name.to_owned(), shape: t.shape.clone() }).collect();
-        let values: Vec<f32> = weights.iter().flat_map(|(_, t)| t.data.iter().copied()).collect();
-        let flat = Torch::from_slice(&values);
+    pub fn new(weights: &Weights, device: Device) -> Self {
+        let slots = weights.iter().map(|(name, t)| Slot { name: name.to_owned(), shape: t.shape.clone() }).collect();
+        Self::over(flat(weights).to_device(device), slots)
+    }
+
+    /// The same values in the same memory, with gradients of their own.
+    #[must_use]
+    pub fn replica(&self) -> Self {
+        Self::over(self.flat(), self.slots.clone())
+    }
+
+    fn over(flat: Torch, slots: Vec<Slot>) -> Self {
         let mut leaves = HashMap::new();
         let mut start = 0;
         for slot in &slots {
@@ -52,6 +60,12 @@ impl Parameters {
             start += slot.len() as i64;
         }
         Self { flat, slots, leaves }
+    }
+
+    /// Where the values lie.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.flat.device()
     }
 
     /// The tensor called `name`, at its largest size.
@@ -67,7 +81,7 @@ impl Parameters {
         self.flat.shallow_clone()
     }
 
-    /// The gradients summed since [`Parameters::zero_gradients`], laid out as [`Parameters::flat`]; zero where a tensor had none.
+    /// The sum of all gradients so far, laid out as [`Parameters::flat`]; zero where a tensor had none.
     pub fn gradient(&self) -> Torch {
         let parts: Vec<Torch> = self
             .slots
@@ -84,16 +98,11 @@ impl Parameters {
         Torch::cat(&parts, 0)
     }
 
-    /// Forgets all gradients.
-    pub fn zero_gradients(&mut self) {
-        self.leaves.values_mut().for_each(Torch::zero_grad);
-    }
-
     /// One where a value belongs to the weight of a convolution or of the classifier, zero in batch norms and biases.
     pub fn weight_mask(&self) -> Torch {
         let values: Vec<f32> =
             self.slots.iter().flat_map(|slot| std::iter::repeat_n(if slot.is_weight() { 1.0 } else { 0.0 }, slot.len())).collect();
-        Torch::from_slice(&values)
+        Torch::from_slice(&values).to_device(self.device())
     }
 
     /// The tensors as they are now.
@@ -125,14 +134,19 @@ impl Parameters {
         if !same {
             return Err(TrainError::Layout);
         }
-        let values: Vec<f32> = tensors.iter().flat_map(|(_, t)| t.data.iter().copied()).collect();
-        Ok(Torch::from_slice(&values))
+        Ok(flat(tensors).to_device(self.device()))
     }
+}
+
+/// All values, tensor after tensor.
+fn flat(weights: &Weights) -> Torch {
+    let values: Vec<f32> = weights.iter().flat_map(|(_, t)| t.data.iter().copied()).collect();
+    Torch::from_slice(&values)
 }
 
 /// The values of a float32 tensor in row-major order.
 pub(super) fn to_vec(tensor: &Torch) -> Vec<f32> {
-    let contiguous = tensor.contiguous();
+    let contiguous = tensor.contiguous().to_device(Device::Cpu);
     let mut values = vec![0.0; contiguous.numel()];
     contiguous.copy_data(&mut values, contiguous.numel());
     values

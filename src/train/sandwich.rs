@@ -3,9 +3,11 @@
 //! A step trains the biggest child on the labels, and the smallest and some random ones on the biggest's predictions. Their
 //! gradients add up to one update.
 
-use tch::{Kind, Reduction, Tensor as Torch};
+use tch::{Device, Kind, Tensor as Torch};
 
 use super::elastic::ElasticNet;
+use super::lanes::learn;
+use super::lesson::Lesson;
 use super::norm::Norm;
 use super::settings::{Regularise, TrainSettings};
 use crate::space::{Child, Draw, Plan, SearchSpace};
@@ -18,6 +20,17 @@ pub struct Sandwich<'a> {
     biggest: Plan,
     smallest: Plan,
     settings: TrainSettings,
+}
+
+/// Which step of a run, and what it is computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Its number, from 0.
+    pub number: u64,
+    /// Its epoch, from 0.
+    pub epoch: u64,
+    /// Cores.
+    pub threads: usize,
 }
 
 /// Mean losses of one step.
@@ -39,14 +52,6 @@ impl Losses {
     }
 }
 
-/// What a child learns from.
-enum Target<'t> {
-    /// Classes, `[N]`.
-    Labels(&'t Torch),
-    /// The biggest child's predictions, `[N, classes]`.
-    Predictions(&'t Torch),
-}
-
 impl<'a> Sandwich<'a> {
     /// The rule over `space` for a classifier of `classes` classes; random choices depend on the seed and the step alone.
     #[must_use]
@@ -56,45 +61,49 @@ impl<'a> Sandwich<'a> {
         Self { space, classes, biggest, smallest, settings: settings.clone() }
     }
 
-    /// Adds the gradients of one step to the parameters of `net`.
+    /// Losses of one step, and its gradient, laid out as [`super::Parameters::flat`].
     ///
-    /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`.
-    pub fn accumulate(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: u64) -> Losses {
-        let random = |k| Plan::new(self.space, &self.space.random(Draw::new(self.settings.seed, step, k)), self.classes);
-        if !self.settings.sandwich {
-            let learn = |k| self.learn(net, &random(k), patches, &Target::Labels(labels)).0;
-            return Losses { biggest: None, smallest: None, random: (0..self.settings.random_children + 2).map(learn).collect() };
-        }
-        let (biggest, logits) = self.learn(net, &self.biggest, patches, &Target::Labels(labels));
-        let predictions = logits.detach().softmax(-1, Kind::Float);
-        let target = if self.settings.distillation { Target::Predictions(&predictions) } else { Target::Labels(labels) };
-        let learn = |plan: &Plan| self.learn(net, plan, patches, &target).0;
-        Losses {
-            biggest: Some(biggest),
-            smallest: Some(learn(&self.smallest)),
-            random: (0..self.settings.random_children).map(|k| learn(&random(k))).collect(),
+    /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`. The same step
+    /// always has the same gradient. Dropout takes from libtorch's generator, which the caller seeds.
+    pub fn gradient(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: Step) -> (Losses, Torch) {
+        let random = |k| Plan::new(self.space, &self.space.random(Draw::new(self.settings.seed, step.number, k)), self.classes);
+        let count = self.settings.random_children;
+        let plans: Vec<Plan> = match self.settings.sandwich {
+            true => [self.biggest.clone(), self.smallest.clone()].into_iter().chain((0..count).map(random)).collect(),
+            false => (0..count + 2).map(random).collect(),
+        };
+        let lessons = plans.into_iter().enumerate().map(|(place, plan)| self.lesson(place, plan, patches, step)).collect();
+        let (losses, gradient) = learn(net, lessons, patches, &self.smoothed(labels), step.threads);
+        let losses = match (self.settings.sandwich, losses.as_slice()) {
+            (true, &[biggest, smallest, ref random @ ..]) => {
+                Losses { biggest: Some(biggest), smallest: Some(smallest), random: random.to_vec() }
+            }
+            (_, random) => Losses { biggest: None, smallest: None, random: random.to_vec() },
+        };
+        (losses, gradient)
+    }
+
+    fn lesson(&self, place: usize, plan: Plan, patches: &Torch, step: Step) -> Lesson {
+        let distillation = self.settings.distillation && step.epoch >= self.settings.label_epochs;
+        let everyone = self.settings.regularise == Regularise::Everyone;
+        let dropout = if everyone || plan.child == self.biggest.child { plan.head.dropout } else { 0.0 };
+        let kept = |rate: f64| {
+            let chances = Torch::rand([patches.size()[0], plan.head.features as i64], (Kind::Float, Device::Cpu));
+            (chances.ge(rate).to_kind(Kind::Float) / (1.0 - rate)).to_device(patches.device())
+        };
+        Lesson {
+            dropout: (dropout > 0.0).then(|| kept(dropout)),
+            teaches: distillation && place == 0,
+            distils: distillation && place > 0,
+            weight_decay: if everyone { self.settings.optimiser.weight_decay } else { 0.0 },
+            plan,
         }
     }
 
-    /// Adds one child's gradients; returns its loss, without any penalty, and its logits.
-    fn learn(&self, net: &ElasticNet, plan: &Plan, patches: &Torch, target: &Target<'_>) -> (f64, Torch) {
-        let everyone = self.settings.regularise == Regularise::Everyone;
-        let dropout = if everyone || plan.child == self.biggest.child { plan.head.dropout } else { 0.0 };
-        let logits = net.forward(plan, &resize(patches, plan.child.resolution()), &mut Norm::Batch, dropout);
-        let loss = match target {
-            Target::Labels(labels) => {
-                logits.cross_entropy_loss(labels, None::<Torch>, Reduction::Mean, -100, self.settings.label_smoothing)
-            }
-            Target::Predictions(predictions) => soft_cross_entropy(&logits, predictions),
-        };
-        let value = loss.double_value(&[]);
-        let weight_decay = self.settings.optimiser.weight_decay;
-        if everyone && weight_decay > 0.0 {
-            (loss + net.squared_weights(plan) * (weight_decay / 2.0)).backward();
-        } else {
-            loss.backward();
-        }
-        (value, logits)
+    /// The distributions `[N, classes]` that stand for `labels`, `[N]`.
+    fn smoothed(&self, labels: &Torch) -> Torch {
+        let smoothing = self.settings.label_smoothing;
+        labels.one_hot(self.classes as i64).to_kind(Kind::Float) * (1.0 - smoothing) + smoothing / self.classes as f64
     }
 
     /// Whether all weights, and what the biggest and the smallest child make of `patches`, are numbers.
@@ -102,7 +111,7 @@ impl<'a> Sandwich<'a> {
     pub fn is_usable(&self, net: &ElasticNet, patches: &Torch) -> bool {
         let answers = |plan: &Plan| {
             let images = resize(patches, plan.child.resolution());
-            all_finite(&tch::no_grad(|| net.forward(plan, &images, &mut Norm::Batch, 0.0)))
+            all_finite(&tch::no_grad(|| net.forward(plan, &images, &mut Norm::Batch, None)))
         };
         all_finite(&net.parameters.flat()) && answers(&self.biggest) && answers(&self.smallest)
     }
@@ -118,14 +127,10 @@ pub fn resize(images: &Torch, side: usize) -> Torch {
     if images.size()[2] == side { images.shallow_clone() } else { images.upsample_bicubic2d([side, side], false, None, None) }
 }
 
-/// Mean cross entropy between the distributions `target`, `[N, classes]`, and the softmax of `logits`.
-fn soft_cross_entropy(logits: &Torch, target: &Torch) -> Torch {
-    let summed = (target * logits.log_softmax(-1, Kind::Float)).sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
-    -summed.mean(Kind::Float)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::checkpoint::{GammaInit, Tensor, Weights};
     use crate::space::{layout, preset};
@@ -133,7 +138,9 @@ mod tests {
 
     const CLASSES: usize = 4;
     const SEED: u64 = 3;
-    const STEP: u64 = 17;
+    const STEP: Step = Step { number: 17, epoch: 2, threads: 1 };
+    /// libtorch's generator belongs to the process.
+    static GENERATOR: Mutex<()> = Mutex::new(());
 
     fn settings() -> TrainSettings {
         TrainSettings { seed: SEED, ..TrainSettings::default() }
@@ -149,6 +156,10 @@ mod tests {
 
     fn weights(space: &SearchSpace, gamma: GammaInit) -> Weights {
         Weights::random(&layout(space, CLASSES), 1, gamma)
+    }
+
+    fn network(weights: &Weights) -> ElasticNet {
+        ElasticNet::from_weights(weights, Device::Cpu)
     }
 
     /// Grey images in which the quarter of the image's class is bright; image i is of class i mod 4.
@@ -172,23 +183,22 @@ mod tests {
         let space = space();
         let (images, labels) = quarters(8);
         let weights = weights(&space, GammaInit::Random);
-        let net = ElasticNet::from_weights(&weights);
-        let losses = Sandwich::new(&space, CLASSES, &settings()).accumulate(&net, &images, &labels, STEP);
-        let together = net.parameters.gradient();
+        let net = network(&weights);
+        let (losses, together) = Sandwich::new(&space, CLASSES, &settings()).gradient(&net, &images, &labels, STEP);
 
         let logits = |net: &ElasticNet, child: &Child| {
             let plan = Plan::new(&space, child, CLASSES);
-            net.forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, 0.0)
+            net.forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, None)
         };
         let smoothed = labels.one_hot(CLASSES as i64).to_kind(Kind::Float) * 0.9 + 0.1 / CLASSES as f64;
         let target = logits(&net, &space.biggest()).detach().softmax(-1, Kind::Float);
-        let random = [0, 1].map(|k| space.random(Draw::new(SEED, STEP, k)));
+        let random = [0, 1].map(|k| space.random(Draw::new(SEED, STEP.number, k)));
         let children =
             [(space.biggest(), &smoothed), (space.smallest(), &target), (random[0].clone(), &target), (random[1].clone(), &target)];
         let mut apart = together.zeros_like();
         let mut expected = Vec::new();
         for (child, target) in &children {
-            let net = ElasticNet::from_weights(&weights);
+            let net = network(&weights);
             let loss = -(*target * logits(&net, child).log_softmax(-1, Kind::Float)).sum(Kind::Float) / 8.0;
             loss.backward();
             expected.push(loss.double_value(&[]));
@@ -200,17 +210,41 @@ mod tests {
         assert!(largest(&apart) > 0.01 && difference < 1e-5 * largest(&apart), "{difference} of {}", largest(&apart));
     }
 
+    /// Dropout is drawn before the children are shared out, so it takes part.
+    #[test]
+    fn a_step_has_one_gradient_on_any_number_of_threads() {
+        let space = preset("fashion-mnist").unwrap();
+        let (images, labels) = quarters(8);
+        let net = network(&weights(&space, GammaInit::Random));
+        for settings in [settings(), TrainSettings { regularise: Regularise::Everyone, random_children: 4, ..settings() }] {
+            let sandwich = Sandwich::new(&space, CLASSES, &settings);
+            let on = |threads| {
+                let _alone = GENERATOR.lock().unwrap();
+                tch::manual_seed(1);
+                sandwich.gradient(&net, &images, &labels, Step { threads, ..STEP })
+            };
+            let (losses, gradient) = on(1);
+            for threads in [2, 3, 7] {
+                let (other_losses, other) = on(threads);
+                assert_eq!(other_losses, losses, "{threads} threads");
+                let difference = largest(&(&other - &gradient));
+                assert!(difference < 1e-6 * largest(&gradient), "{threads} threads: {difference}");
+                assert_eq!(on(threads).1, other, "{threads} threads, once more");
+            }
+        }
+    }
+
     #[test]
     fn only_the_biggest_sees_labels() {
         let space = space();
         let (images, labels) = quarters(8);
-        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let net = network(&weights(&space, GammaInit::Random));
         let sandwich = Sandwich::new(&space, CLASSES, &settings());
-        let first = sandwich.accumulate(&net, &images, &labels, STEP);
-        let permuted = sandwich.accumulate(&net, &images, &labels.flip([0]), STEP);
+        let (first, _) = sandwich.gradient(&net, &images, &labels, STEP);
+        let (permuted, _) = sandwich.gradient(&net, &images, &labels.flip([0]), STEP);
         assert_ne!(first.biggest, permuted.biggest);
         assert_eq!((first.smallest, &first.random), (permuted.smallest, &permuted.random));
-        let another_step = sandwich.accumulate(&net, &images, &labels, STEP + 1);
+        let (another_step, _) = sandwich.gradient(&net, &images, &labels, Step { number: 18, ..STEP });
         assert_eq!(first.smallest, another_step.smallest);
         assert_ne!(first.random, another_step.random, "every step draws its own children");
     }
@@ -219,23 +253,38 @@ mod tests {
     fn without_distillation_everyone_sees_labels() {
         let space = space();
         let (images, labels) = quarters(8);
-        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let net = network(&weights(&space, GammaInit::Random));
         let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
-        let first = sandwich.accumulate(&net, &images, &labels, STEP);
-        let permuted = sandwich.accumulate(&net, &images, &labels.flip([0]), STEP);
+        let (first, _) = sandwich.gradient(&net, &images, &labels, STEP);
+        let (permuted, _) = sandwich.gradient(&net, &images, &labels.flip([0]), STEP);
         assert!(first.smallest != permuted.smallest && first.random != permuted.random);
+    }
+
+    #[test]
+    fn a_run_can_begin_with_labels_for_everyone() {
+        let space = space();
+        let (images, labels) = quarters(8);
+        let net = network(&weights(&space, GammaInit::Random));
+        let smallest = |settings: TrainSettings, epoch| {
+            Sandwich::new(&space, CLASSES, &settings).gradient(&net, &images, &labels, Step { epoch, ..STEP }).0.smallest
+        };
+        let later = || TrainSettings { label_epochs: 2, ..settings() };
+        let (labelled, distilled) = (smallest(TrainSettings { distillation: false, ..settings() }, 0), smallest(settings(), 0));
+        assert_ne!(labelled, distilled);
+        assert_eq!([0, 1, 2, 3].map(|epoch| smallest(later(), epoch)), [labelled, labelled, distilled, distilled]);
     }
 
     #[test]
     fn without_the_sandwich_rule_there_are_random_children_only() {
         let space = space();
         let (images, labels) = quarters(8);
-        let net = ElasticNet::from_weights(&weights(&space, GammaInit::Random));
+        let net = network(&weights(&space, GammaInit::Random));
         let without = TrainSettings { sandwich: false, distillation: false, ..settings() };
-        let losses = Sandwich::new(&space, CLASSES, &without).accumulate(&net, &images, &labels, STEP);
+        let (losses, _) = Sandwich::new(&space, CLASSES, &without).gradient(&net, &images, &labels, STEP);
         assert_eq!((losses.biggest, losses.smallest, losses.random.len()), (None, None, 4));
         let random = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
-        assert_eq!(losses.random[..2], random.accumulate(&net, &images, &labels, STEP).random, "the same children as with it");
+        let (with, _) = random.gradient(&net, &images, &labels, STEP);
+        assert_eq!(losses.random[..2], with.random, "the same children as with it");
     }
 
     /// The penalty's gradient of a weight is the decay times the weight, once for every child that has the weight.
@@ -245,11 +294,11 @@ mod tests {
         let (images, labels) = quarters(8);
         let start = weights(&space, GammaInit::Random);
         let gradient = |regularise: Regularise| {
-            let net = ElasticNet::from_weights(&start);
+            let net = network(&start);
             let optimiser = OptimiserSettings { weight_decay: 0.5, ..OptimiserSettings::default() };
             let settings = TrainSettings { regularise, optimiser, random_children: 0, ..settings() };
-            Sandwich::new(&space, CLASSES, &settings).accumulate(&net, &images, &labels, STEP);
-            net.parameters.unflatten(&net.parameters.gradient())
+            let (_, gradient) = Sandwich::new(&space, CLASSES, &settings).gradient(&net, &images, &labels, STEP);
+            net.parameters.unflatten(&gradient)
         };
         let (everyone, biggest) = (gradient(Regularise::Everyone), gradient(Regularise::Biggest));
         let [wide, narrow] = [space.biggest(), space.smallest()].map(|child| Plan::new(&space, &child, CLASSES).stem.c_out);
@@ -281,9 +330,8 @@ mod tests {
             let changed = Weights::new(halved.collect());
             for child in [space.smallest(), space.biggest()] {
                 let plan = Plan::new(&space, &child, CLASSES);
-                let [a, b] = [&start, &changed].map(|weights| {
-                    ElasticNet::from_weights(weights).forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, 0.0)
-                });
+                let [a, b] = [&start, &changed]
+                    .map(|weights| network(weights).forward(&plan, &resize(&images, child.resolution()), &mut Norm::Batch, None));
                 assert_eq!(a == b, identity, "{gamma:?}, {child:?}");
             }
         }
@@ -293,13 +341,14 @@ mod tests {
     fn losses_fall_on_an_easy_problem() {
         let space = space();
         let (images, labels) = quarters(16);
-        let mut net = ElasticNet::from_weights(&weights(&space, GammaInit::ZeroLast));
+        let net = network(&weights(&space, GammaInit::ZeroLast));
         let mut optimiser = Optimiser::new(OptimiserSettings::default(), &net.parameters);
         let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { label_smoothing: 0.0, ..settings() });
         let mut losses = Vec::new();
-        for step in 0..30 {
-            losses.push(sandwich.accumulate(&net, &images, &labels, step));
-            optimiser.update(&mut net.parameters, 0.01);
+        for number in 0..30 {
+            let (loss, gradient) = sandwich.gradient(&net, &images, &labels, Step { number, ..STEP });
+            losses.push(loss);
+            optimiser.update(&net.parameters, &gradient, 0.01);
         }
         // A random child is another one at every step, so its loss says little.
         let (first, last) = (&losses[0], &losses[29]);

@@ -25,6 +25,9 @@ pub struct TrainSettings {
     pub random_children: u64,
     /// In-place distillation: all but the biggest child learn from its predictions (paper, 3.1). Without it, from the labels.
     pub distillation: bool,
+    /// Epochs at the start in which everyone learns from the labels all the same. The paper has none: in a run of hundreds of epochs
+    /// the time in which an untrained teacher teaches noise does not matter; in one of tens it does.
+    pub label_epochs: u64,
     /// Which children are regularised.
     pub regularise: Regularise,
     /// Share of a target made from labels that is spread over all classes.
@@ -60,6 +63,7 @@ impl Default for TrainSettings {
             sandwich: true,
             random_children: 2,
             distillation: true,
+            label_epochs: 0,
             regularise: Regularise::Biggest,
             label_smoothing: 0.1,
             zero_gamma: true,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::TrainError;
 use super::average::Average;
@@ -15,7 +16,7 @@ use super::input::Normaliser;
 use super::optimiser::Optimiser;
 use super::progress::Progress;
 use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
-use super::sandwich::Sandwich;
+use super::sandwich::{Sandwich, Step};
 use super::settings::TrainSettings;
 use super::validation::{Accuracy, Validation};
 use crate::checkpoint::Weights;
@@ -33,7 +34,9 @@ pub struct Job<'a> {
     pub validation: Option<&'a Source>,
     /// The run directory.
     pub directory: &'a Path,
-    /// Threads of libtorch.
+    /// Where to compute.
+    pub device: Device,
+    /// Cores to compute on.
     pub threads: usize,
     /// Threads that make batches.
     pub loader_threads: usize,
@@ -95,7 +98,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         training.state.steps_per_epoch,
         settings.batch_size,
     )?;
-    let validation = job.validation.map(|test| Validation::new(job.space, &job.train, test, settings.seed)).transpose()?;
+    let validation = job.validation.map(|test| Validation::new(job, test, settings.seed)).transpose()?;
     while training.state.step < steps {
         if training.epoch(&mut progress)?.is_break() {
             let checkpoint = training.save()?;
@@ -129,7 +132,7 @@ impl<'a> Training<'a> {
         let state = first_state(job, settings)?;
         let run = RunDirectory::create(job.directory)?;
         let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
-        let net = ElasticNet::from_weights(&weights);
+        let net = ElasticNet::from_weights(&weights, job.device);
         let optimiser = Optimiser::new(settings.optimiser(), &net.parameters);
         Ok(Self::new(job, run, state, net, optimiser))
     }
@@ -140,7 +143,7 @@ impl<'a> Training<'a> {
         check_unchanged(job.directory, &expected, &checkpoint.state)?;
         let mut state = checkpoint.state;
         state.adopt(expected);
-        let net = ElasticNet::from_weights(&checkpoint.weights);
+        let net = ElasticNet::from_weights(&checkpoint.weights, job.device);
         let optimiser = Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?;
         let mut training = Self::new(job, run, state, net, optimiser);
         if let (Some(decay), Some(weights)) = (settings.average, &checkpoint.average) {
@@ -152,7 +155,8 @@ impl<'a> Training<'a> {
     fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: Optimiser) -> Self {
         let sandwich = Sandwich::new(job.space, state.classes.len(), &state.settings);
         let average = state.settings.average.map(|decay| Average::new(decay, &net.parameters));
-        Self { job, run, net, optimiser, average, sandwich, normaliser: Normaliser::new(&state.preprocessing), patches: None, state }
+        let normaliser = Normaliser::new(&state.preprocessing, job.device);
+        Self { job, run, net, optimiser, average, sandwich, normaliser, patches: None, state }
     }
 
     fn steps(&self) -> u64 {
@@ -186,13 +190,14 @@ impl<'a> Training<'a> {
         let settings = &self.state.settings;
         let rate = settings.schedule.rate(step, self.steps(), settings.batch_size);
         let patches = self.normaliser.apply(&batch.images);
-        let labels = tch::Tensor::from_slice(&batch.labels);
+        let labels = tch::Tensor::from_slice(&batch.labels).to_device(self.job.device);
         tch::manual_seed(dropout_seed(settings.seed, step));
-        let losses = self.sandwich.accumulate(&self.net, &patches, &labels, step);
+        let now = Step { number: step, epoch: step / self.state.steps_per_epoch, threads: self.job.threads };
+        let (losses, gradient) = self.sandwich.gradient(&self.net, &patches, &labels, now);
         if !losses.are_finite() {
             return Err(self.diverged(step, rate)?);
         }
-        self.optimiser.update(&mut self.net.parameters, rate);
+        self.optimiser.update(&self.net.parameters, &gradient, rate);
         if let Some(average) = &mut self.average {
             average.update(&self.net.parameters, step);
         }

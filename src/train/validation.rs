@@ -1,13 +1,14 @@
 //! A quick look at the accuracy of the biggest and the smallest child between epochs.
 
-use tch::{IndexOp, Kind, Tensor as Torch};
+use tch::{Device, IndexOp, Kind, Tensor as Torch};
 
 use super::TrainError;
 use super::elastic::ElasticNet;
 use super::input::Normaliser;
 use super::sandwich::resize;
+use super::trainer::Job;
 use crate::data::{DataError, PatchSet, Source, calibration_indices};
-use crate::space::{Child, Plan, SearchSpace};
+use crate::space::{Child, Plan};
 
 /// Batches of training images over which statistics are measured.
 const CALIBRATION_BATCHES: usize = 10;
@@ -38,17 +39,18 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// A seeded choice of images: for the statistics from `train`, for the accuracy from `test`.
+    /// A seeded choice of images: for the statistics from the training images, for the accuracy from `test`.
     ///
     /// # Errors
     /// Where an image cannot be read.
-    pub fn new(space: &SearchSpace, train: &Source, test: &Source, seed: u64) -> Result<Self, TrainError> {
+    pub fn new(job: &Job<'_>, test: &Source, seed: u64) -> Result<Self, TrainError> {
+        let (space, train) = (job.space, &job.train);
         let plan = |child: &Child| Plan::new(space, child, train.images.classes().len());
         // Whole batches, or one of all images where they fill none.
         let whole = train.images.len() / BATCH * BATCH;
         let count = (CALIBRATION_BATCHES * BATCH).min(if whole == 0 { train.images.len() } else { whole });
-        let (calibration, _) = patches(train, count, seed)?;
-        let (images, labels) = patches(test, IMAGES, seed)?;
+        let (calibration, _) = patches(train, count, seed, job.device)?;
+        let (images, labels) = patches(test, IMAGES, seed, job.device)?;
         Ok(Self { calibration, images, labels, biggest: plan(&space.biggest()), smallest: plan(&space.smallest()) })
     }
 
@@ -77,7 +79,7 @@ fn batches(all: &Torch) -> impl Iterator<Item = Torch> {
 }
 
 /// Normalised centre crops `[N, C, S, S]` and labels `[N]` of `count` images.
-fn patches(source: &Source, count: usize, seed: u64) -> Result<(Torch, Torch), TrainError> {
+fn patches(source: &Source, count: usize, seed: u64, device: Device) -> Result<(Torch, Torch), TrainError> {
     let (mut patches, mut labels) = (Vec::new(), Vec::new());
     for index in calibration_indices(source.images.len(), count, seed) {
         if let Some(pixels) = source.images.pixels_or_skip(index)? {
@@ -86,5 +88,5 @@ fn patches(source: &Source, count: usize, seed: u64) -> Result<(Torch, Torch), T
         }
     }
     let set = PatchSet::from_patches(&patches).map_err(DataError::from)?;
-    Ok((Normaliser::new(&source.preprocessing).apply(&set.data), Torch::from_slice(&labels)))
+    Ok((Normaliser::new(&source.preprocessing, device).apply(&set.data), Torch::from_slice(&labels).to_device(device)))
 }
