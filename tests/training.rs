@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bignas::checkpoint::{GammaInit, Weights};
 use bignas::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
 use bignas::image::{Filter, Preprocessing};
 use bignas::space::{SearchSpace, layout, preset};
-use bignas::train::{Checkpoint, Decay, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainError, TrainSettings, run};
+use bignas::train::{Checkpoint, Decay, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, TrainError, TrainSettings, run};
 use tempfile::TempDir;
 
 /// Images a step, and steps of an epoch.
@@ -28,6 +29,8 @@ struct Bench {
     directory: TempDir,
     space: SearchSpace,
     settings: TrainSettings,
+    start: Option<Weights>,
+    teacher: Option<Weights>,
     stop: AtomicBool,
 }
 
@@ -49,7 +52,7 @@ impl Bench {
         }
         let settings = TrainSettings { epochs: 2, batch_size: BATCH, seed: 7, ..TrainSettings::default() };
         let space = preset("fashion-mnist").expect("a preset");
-        Self { _one: one_at_a_time(), directory, space, settings, stop: AtomicBool::new(false) }
+        Self { _one: one_at_a_time(), directory, space, settings, start: None, teacher: None, stop: AtomicBool::new(false) }
     }
 
     fn path(&self, run: &str) -> PathBuf {
@@ -67,6 +70,8 @@ impl Bench {
         let validation = self.source(Split::Test);
         let job = Job {
             device: tch::Device::Cpu,
+            start: self.start.as_ref(),
+            teacher: self.teacher.as_ref(),
             space: &self.space,
             train: Arc::new(self.source(Split::Train)),
             validation: Some(&validation),
@@ -229,4 +234,57 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
     let expected = format!("the last good checkpoint is {}", checkpoint.display());
     assert!(message.contains("diverged") && message.contains(&expected), "{message}");
     assert!(bench.newest("good") == good, "what is not a number is never saved");
+}
+
+/// A child that is trained alone, and one beside the biggest, each with its own accuracy; the alone one leaves alone what it does
+/// not have.
+#[test]
+fn one_child_can_be_trained() {
+    let mut bench = Bench::new();
+    let smallest = bench.space.smallest().choices().clone();
+    bench.settings.roster = Roster::Child(smallest.clone());
+    let Outcome::Finished { weights, .. } = bench.run("alone", false).expect("trains") else { panic!("not stopped") };
+    let before = Weights::random(&layout(&bench.space, 3), bench.settings.seed, GammaInit::ZeroLast);
+    let stem = |weights: &Weights| weights.get("stem.weight").expect("a stem").data.clone();
+    let (whole, per_filter) = (stem(&before), 9);
+    let changed: Vec<bool> = whole.chunks(per_filter).zip(stem(&weights).chunks(per_filter)).map(|(a, b)| a != b).collect();
+    // Weight decay reaches every weight; only what the child has moves further than that.
+    let moved = |filter: usize| {
+        let pairs = whole.iter().zip(stem(&weights)).skip(filter * per_filter).take(per_filter);
+        pairs.map(|(a, b)| (a - b).abs() / a.abs().max(1e-3)).fold(0.0, f32::max)
+    };
+    assert!(changed[0] && moved(0) > 1e-4, "{}", moved(0));
+    assert!(moved(whole.len() / per_filter - 1) < 1e-4, "{}", moved(whole.len() / per_filter - 1));
+    let last = lines(&bench.path("alone").join("metrics.jsonl")).pop().expect("an epoch");
+    assert!(last["accuracy_child"].is_f64() && last["accuracy_biggest"].is_null(), "{last}");
+
+    bench.settings.roster = Roster::BiggestAnd(smallest);
+    bench.run("both", false).expect("trains");
+    let last = lines(&bench.path("both").join("metrics.jsonl")).pop().expect("an epoch");
+    assert!(last["accuracy_child"].is_f64() && last["accuracy_biggest"].is_f64() && last["accuracy_smallest"].is_null(), "{last}");
+}
+
+#[test]
+fn a_run_starts_from_given_weights_and_learns_from_a_given_teacher() {
+    let mut bench = Bench::new();
+    let start = Weights::random(&layout(&bench.space, 3), 99, GammaInit::Random);
+    bench.settings.schedule.rate_per_256 = 1e-12;
+    bench.start = Some(start.clone());
+    let Outcome::Finished { weights, .. } = bench.run("started", false).expect("trains") else { panic!("not stopped") };
+    let (a, b) = (&start.get("classifier.weight").expect("there").data, &weights.get("classifier.weight").expect("there").data);
+    assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "the weights are those given");
+
+    bench.settings.schedule.rate_per_256 = 0.01;
+    bench.settings.distillation = false;
+    let trained = |bench: &Bench, name: &str| match bench.run(name, false).expect("trains") {
+        Outcome::Finished { weights, .. } => weights,
+        Outcome::Stopped { .. } => panic!("not stopped"),
+    };
+    let labels = trained(&bench, "labels");
+    bench.teacher = Some(start);
+    let taught = trained(&bench, "taught");
+    assert!(labels != taught, "the teacher stands in for the labels");
+    bench.teacher = None;
+    let message = bench.run("taught", true).expect_err("the teacher is missing").to_string();
+    assert!(message.contains("teacher (--teacher) changed"), "{message}");
 }

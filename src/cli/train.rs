@@ -1,6 +1,8 @@
 //! `bignas train`: trains the single-stage model of a search space.
 
 mod augment;
+mod flags;
+mod models;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +13,15 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use self::augment::{AugmentFlags, default_augment};
+use self::flags::SettingsFlags;
+use self::models::{ModelFlags, Models};
 use super::common::draw_calibration;
 use super::init::{default_crop, read_space};
 use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
 use crate::image::{Filter, Preprocessing};
 use crate::space::SearchSpace;
-use crate::train::{Decay, Device, Job, OptimiserKind, Outcome, Regularise, RunDirectory, TrainError, TrainSettings, gpu, run as train};
+use crate::train::{Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, gpu, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -38,52 +42,20 @@ pub(super) struct Args {
     /// ships statistics of the family instead
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     calibration_images: u32,
-    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file
-    #[arg(long, default_value = "fashion-mnist")]
-    space: String,
+    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file; by default that of the model to start
+    /// from, else fashion-mnist
+    #[arg(long)]
+    space: Option<String>,
+    #[command(flatten)]
+    models: ModelFlags,
     /// JSON file of the preprocessing; by default what suits the space
     #[arg(long, value_name = "FILE")]
     preprocessing: Option<PathBuf>,
     /// Text file of the names of the classes, one a line, in the order of their labels
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// JSON file of all training settings; the flags below change single ones
-    #[arg(long, value_name = "FILE")]
-    settings: Option<PathBuf>,
-    /// Passes over the training images
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    epochs: Option<u64>,
-    /// Images a step
-    #[arg(long, value_parser = clap::value_parser!(u16).range(2..))]
-    batch_size: Option<u16>,
-    /// Learning rate for a batch of 256 images; it is scaled to the batch
-    #[arg(long)]
-    learning_rate: Option<f64>,
-    /// Constant ending: the learning rate never falls below this fraction of its highest
-    #[arg(long)]
-    floor: Option<f64>,
-    /// How the learning rate decays
-    #[arg(long, value_enum)]
-    schedule: Option<Shape>,
-    /// How gradients become updates
-    #[arg(long, value_enum)]
-    optimiser: Option<Rule>,
-    /// Keep an average of the weights with this decay, such as 0.999, and use it for validation and for the model
-    #[arg(long, value_name = "DECAY")]
-    average: Option<f64>,
-    /// Random children a step, beside the smallest and the biggest
-    #[arg(long, value_name = "CHILDREN", value_parser = clap::value_parser!(u64).range(0..=64))]
-    random_children: Option<u64>,
-    /// Epochs at the start in which every child learns from the labels: for short runs, in which a teacher that knows nothing yet
-    /// costs much of the time
-    #[arg(long, value_name = "EPOCHS")]
-    label_epochs: Option<u64>,
-    /// Switch a technique off, to see what it is worth
-    #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
-    without: Vec<Technique>,
-    /// Seed of everything random
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    settings: SettingsFlags,
     #[command(flatten)]
     augment: AugmentFlags,
     /// Where to compute
@@ -117,39 +89,10 @@ impl Compute {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Shape {
-    /// By a factor every few epochs, as in the paper
-    Exponential,
-    /// Half a cosine wave
-    Cosine,
-    /// Straight to zero
-    Linear,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Rule {
-    /// RMSProp with momentum as TensorFlow has it, as in the paper
-    Rmsprop,
-    /// Stochastic gradient descent with Nesterov's momentum
-    Sgd,
-}
-
-/// What the paper adds to plain training of shared weights; constant ending is `--floor`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Technique {
-    /// The smallest and the biggest child at every step; without it nobody distils either
-    Sandwich,
-    /// Children learn from the biggest's predictions
-    Distillation,
-    /// The last batch norm of every block starts at zero
-    ZeroGamma,
-    /// Weight decay and dropout for the biggest child only
-    RegulariseBiggest,
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
-    let what = if args.resume { What::resumed(args)? } else { What::from_args(args)? };
+    let models = args.models.open()?;
+    let what = if args.resume { What::resumed(args)? } else { What::from_args(args, &models)? };
+    models.check(&what.space)?;
     let source = |split, augment: &Augment| -> Result<Source> {
         let options = DataOptions { class_names: what.classes.clone(), ..DataOptions::new(&what.preprocessing) };
         let images = ImageSet::open(&args.data, split, options)?;
@@ -158,6 +101,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let validation = source(Split::Test, &Augment::NONE)?;
     let job = Job {
         space: &what.space,
+        start: models.start.as_ref().map(|model| &model.weights),
+        teacher: models.teacher.as_ref().map(|model| &model.weights),
         train: Arc::new(source(Split::Train, &what.augment)?),
         validation: Some(&validation),
         directory: &args.run,
@@ -225,60 +170,33 @@ impl What {
     fn resumed(args: &Args) -> Result<Self> {
         let state = RunDirectory::peek(&args.run)?;
         let augment = args.augment.change(state.augment)?;
-        let settings = settings(args, state.settings)?;
+        let settings = args.settings.change(state.settings)?;
         Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
     }
 
-    fn from_args(args: &Args) -> Result<Self> {
-        let space = read_space(&args.space)?;
+    fn from_args(args: &Args, models: &Models) -> Result<Self> {
+        let started = models.start.as_ref().map(|model| &model.card);
+        let space = match (&args.space, started) {
+            (Some(name), _) => read_space(name)?,
+            (None, Some(card)) => card.space.clone(),
+            (None, None) => read_space("fashion-mnist")?,
+        };
         let preprocessing = match &args.preprocessing {
             Some(path) => read_json(path)?,
-            None => default_preprocessing(&space),
+            None => started.map_or_else(|| default_preprocessing(&space), |card| card.preprocessing.clone()),
         };
         preprocessing.validate()?;
         let augment = args.augment.change(default_augment(&preprocessing))?;
+        let settings = TrainSettings { roster: models.roster(&args.models, &space)?, ..TrainSettings::default() };
+        let classes = args.labels.as_deref().map(read_lines).transpose()?;
         Ok(Self {
-            classes: args.labels.as_deref().map(read_lines).transpose()?,
-            settings: settings(args, TrainSettings::default())?,
+            classes: classes.or_else(|| started.map(|card| card.labels.clone())),
+            settings: args.settings.change(settings)?,
             space,
             preprocessing,
             augment,
         })
     }
-}
-
-/// The settings of the file, else `base`, with what the flags change.
-fn settings(args: &Args, base: TrainSettings) -> Result<TrainSettings> {
-    let mut settings: TrainSettings = args.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
-    settings.epochs = args.epochs.unwrap_or(settings.epochs);
-    settings.batch_size = args.batch_size.map_or(settings.batch_size, usize::from);
-    settings.seed = args.seed.unwrap_or(settings.seed);
-    settings.schedule.rate_per_256 = args.learning_rate.unwrap_or(settings.schedule.rate_per_256);
-    settings.schedule.floor = args.floor.unwrap_or(settings.schedule.floor);
-    settings.label_epochs = args.label_epochs.unwrap_or(settings.label_epochs);
-    settings.average = args.average.or(settings.average);
-    settings.random_children = args.random_children.unwrap_or(settings.random_children);
-    match args.schedule {
-        Some(Shape::Exponential) => settings.schedule.shape = Decay::Exponential,
-        Some(Shape::Cosine) => settings.schedule.shape = Decay::Cosine,
-        Some(Shape::Linear) => settings.schedule.shape = Decay::Linear,
-        None => {}
-    }
-    match args.optimiser {
-        Some(Rule::Rmsprop) => settings.optimiser.kind = OptimiserKind::RmsProp,
-        Some(Rule::Sgd) => settings.optimiser.kind = OptimiserKind::Sgd,
-        None => {}
-    }
-    for technique in &args.without {
-        match technique {
-            Technique::Sandwich => (settings.sandwich, settings.distillation) = (false, false),
-            Technique::Distillation => settings.distillation = false,
-            Technique::ZeroGamma => settings.zero_gamma = false,
-            Technique::RegulariseBiggest => settings.regularise = Regularise::Everyone,
-        }
-    }
-    settings.validate()?;
-    Ok(settings)
 }
 
 /// The statistics of Fashion-MNIST for grey images and of ImageNet for colour; the crop by the space's resolutions.

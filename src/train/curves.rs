@@ -15,8 +15,10 @@ struct Line {
     loss_biggest: Option<f64>,
     loss_smallest: Option<f64>,
     rate: Option<f64>,
+    loss_child: Option<f64>,
     accuracy_biggest: Option<f64>,
     accuracy_smallest: Option<f64>,
+    accuracy_child: Option<f64>,
 }
 
 /// Writes `loss`, `learning-rate` and, once there is one epoch, `accuracy` beside the metrics `log`, each as SVG and PNG.
@@ -36,7 +38,11 @@ pub(super) fn write(log: &Path) -> Result<(), TrainError> {
             "loss",
             "Loss",
             "cross entropy",
-            vec![series("biggest child", 1.0, |line| line.loss_biggest), series("smallest child", 1.0, |line| line.loss_smallest)],
+            vec![
+                series("biggest child", 1.0, |line| line.loss_biggest),
+                series("smallest child", 1.0, |line| line.loss_smallest),
+                series("the child", 1.0, |line| line.loss_child),
+            ],
         ),
         ("learning-rate", "Learning rate", "learning rate", vec![series("learning rate", 1.0, |line| line.rate)]),
         (
@@ -46,12 +52,14 @@ pub(super) fn write(log: &Path) -> Result<(), TrainError> {
             vec![
                 series("biggest child", 100.0, |line| line.accuracy_biggest),
                 series("smallest child", 100.0, |line| line.accuracy_smallest),
+                series("the child", 100.0, |line| line.accuracy_child),
             ],
         ),
     ];
     let directory = log.parent().unwrap_or(Path::new("."));
-    for (name, title, y, series) in charts {
-        if series.iter().any(|series| !series.points.is_empty()) {
+    for (name, title, y, mut series) in charts {
+        series.retain(|series| !series.points.is_empty());
+        if !series.is_empty() {
             Chart { title: title.to_owned(), x: "steps".to_owned(), y: y.to_owned(), series }.write(directory, name)?;
         }
     }

@@ -76,6 +76,9 @@ pub enum TrainError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A child that the search space does not have.
+    #[error("the child to train is not in the search space")]
+    Child(#[from] crate::space::ChildError),
     /// A GPU was asked for, and there is none.
     #[error(
         "libtorch sees no GPU: it takes a libtorch with CUDA (LIBTORCH at build time) and a GPU that nvidia-smi lists; or use --device cpu"

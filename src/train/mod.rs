@@ -15,6 +15,7 @@ mod run_dir;
 mod sandwich;
 mod schedule;
 mod settings;
+mod teacher;
 mod trainer;
 mod validation;
 
@@ -28,6 +29,7 @@ pub use parameters::Parameters;
 pub use run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 pub use sandwich::{Losses, Sandwich, Step, resize};
 pub use schedule::{Decay, Schedule};
-pub use settings::{Regularise, TrainSettings};
+pub use settings::{Regularise, Roster, TrainSettings};
 pub use tch::Device;
+pub use teacher::Teacher;
 pub use trainer::{Job, Outcome, Provenance, run};

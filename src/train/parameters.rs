@@ -125,6 +125,16 @@ impl Parameters {
         Weights::new(tensors)
     }
 
+    /// Replaces every value.
+    ///
+    /// # Errors
+    /// [`TrainError::Layout`] where `weights` does not have exactly the tensors of this model.
+    pub fn assign(&self, weights: &Weights) -> Result<(), TrainError> {
+        let values = self.flatten(weights)?;
+        tch::no_grad(|| self.flat().copy_(&values));
+        Ok(())
+    }
+
     /// The inverse of [`Parameters::unflatten`].
     ///
     /// # Errors

@@ -30,11 +30,19 @@ enum Metrics<'a> {
         rate: f64,
         loss_biggest: Option<f64>,
         loss_smallest: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        loss_child: Option<f64>,
         loss_random: &'a [f64],
         images_per_second: f64,
     },
     /// After an epoch.
-    Epoch { step: u64, epoch: u64, seconds: f64, images: usize, accuracy_biggest: f64, accuracy_smallest: f64 },
+    Epoch {
+        step: u64,
+        epoch: u64,
+        seconds: f64,
+        #[serde(flatten)]
+        accuracy: &'a Accuracy,
+    },
 }
 
 /// The progress of one sitting.
@@ -105,6 +113,7 @@ impl Progress {
                 rate,
                 loss_biggest: losses.biggest,
                 loss_smallest: losses.smallest,
+                loss_child: losses.child,
                 loss_random: &losses.random,
                 images_per_second,
             })?;
@@ -118,21 +127,10 @@ impl Progress {
     /// Where the log cannot be written.
     pub fn epoch(&mut self, step: u64, seconds: f64, accuracy: &Accuracy) -> Result<(), TrainError> {
         let epoch = step / self.steps_per_epoch;
-        self.say(&format!(
-            "epoch {epoch}: {:.2} % biggest, {:.2} % smallest of {} images, {:.0} min",
-            accuracy.biggest * 100.0,
-            accuracy.smallest * 100.0,
-            accuracy.images,
-            seconds / 60.0
-        ));
-        self.write(&Metrics::Epoch {
-            step,
-            epoch,
-            seconds,
-            images: accuracy.images,
-            accuracy_biggest: accuracy.biggest,
-            accuracy_smallest: accuracy.smallest,
-        })
+        let parts = [("biggest", accuracy.biggest), ("smallest", accuracy.smallest), ("child", accuracy.child)];
+        let percent = listed(parts.map(|(name, share)| (name, share.map(|share| format!("{:.2} %", share * 100.0)))));
+        self.say(&format!("epoch {epoch}: {percent} of {} images, {:.0} min", accuracy.images, seconds / 60.0));
+        self.write(&Metrics::Epoch { step, epoch, seconds, accuracy })
     }
 
     /// Prints a line, above the bar where there is one.
@@ -156,10 +154,17 @@ impl Progress {
 }
 
 fn describe(losses: &Losses) -> String {
-    match (losses.biggest, losses.smallest) {
-        (Some(biggest), Some(smallest)) => format!("loss {biggest:.3} biggest, {smallest:.3} smallest"),
-        _ => format!("loss {:.3} of random children", losses.random.iter().sum::<f64>() / losses.random.len().max(1) as f64),
+    let parts = [("biggest", losses.biggest), ("smallest", losses.smallest), ("child", losses.child)];
+    if parts.iter().all(|(_, loss)| loss.is_none()) {
+        return format!("loss {:.3} of random children", losses.random.iter().sum::<f64>() / losses.random.len().max(1) as f64);
     }
+    format!("loss {}", listed(parts.map(|(name, loss)| (name, loss.map(|loss| format!("{loss:.3}"))))))
+}
+
+/// The values that there are, each with its name.
+fn listed(parts: [(&str, Option<String>); 3]) -> String {
+    let parts = parts.into_iter().filter_map(|(name, value)| Some(format!("{} {name}", value?)));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// The process's memory as Linux tells it; elsewhere unknown.

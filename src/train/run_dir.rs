@@ -44,6 +44,9 @@ pub struct RunState {
     pub augment: Augment,
     /// Names of the classes.
     pub classes: Vec<String>,
+    /// Whether a teacher stands in for the labels.
+    #[serde(default)]
+    pub taught: bool,
     /// What held before, where a resumed run was told otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Phase>,

@@ -5,21 +5,33 @@
 
 use tch::{Device, Kind, Tensor as Torch};
 
+use super::TrainError;
 use super::elastic::ElasticNet;
 use super::lanes::learn;
 use super::lesson::Lesson;
 use super::norm::Norm;
-use super::settings::{Regularise, TrainSettings};
-use crate::space::{Child, Draw, Plan, SearchSpace};
+use super::settings::{Regularise, Roster, TrainSettings};
+use super::teacher::Teacher;
+use crate::space::{Child, Choices, Draw, Plan, SearchSpace};
 
 /// What the sandwich rule needs to know apart from the step.
 #[derive(Debug)]
 pub struct Sandwich<'a> {
     space: &'a SearchSpace,
     classes: usize,
-    biggest: Plan,
-    smallest: Plan,
+    /// Who is trained at every step.
+    regulars: Vec<(Role, Plan)>,
+    teacher: Option<Teacher>,
     settings: TrainSettings,
+}
+
+/// What a child is to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Biggest,
+    Smallest,
+    Child,
+    Random,
 }
 
 /// Which step of a run, and what it is computed on.
@@ -40,7 +52,9 @@ pub struct Losses {
     pub biggest: Option<f64>,
     /// Cross entropy of the smallest child with the biggest's predictions; none without the sandwich rule.
     pub smallest: Option<f64>,
-    /// The same for each random child.
+    /// Of the one child that is trained, alone or beside the biggest.
+    pub child: Option<f64>,
+    /// Of each random child.
     pub random: Vec<f64>,
 }
 
@@ -48,17 +62,28 @@ impl Losses {
     /// Whether all are numbers.
     #[must_use]
     pub fn are_finite(&self) -> bool {
-        self.random.iter().chain(&self.biggest).chain(&self.smallest).all(|loss| loss.is_finite())
+        self.random.iter().chain(&self.biggest).chain(&self.smallest).chain(&self.child).all(|loss| loss.is_finite())
     }
 }
 
 impl<'a> Sandwich<'a> {
     /// The rule over `space` for a classifier of `classes` classes; random choices depend on the seed and the step alone.
-    #[must_use]
-    pub fn new(space: &'a SearchSpace, classes: usize, settings: &TrainSettings) -> Self {
+    ///
+    /// With a `teacher`, whoever would learn from labels learns from its predictions.
+    ///
+    /// # Errors
+    /// [`TrainError::Child`] where the roster's child is not of the space.
+    pub fn new(space: &'a SearchSpace, classes: usize, settings: &TrainSettings, teacher: Option<Teacher>) -> Result<Self, TrainError> {
         let plan = |child: &Child| Plan::new(space, child, classes);
-        let (biggest, smallest) = (plan(&space.biggest()), plan(&space.smallest()));
-        Self { space, classes, biggest, smallest, settings: settings.clone() }
+        let biggest = || (Role::Biggest, plan(&space.biggest()));
+        let chosen = |choices: &Choices| Ok::<_, TrainError>((Role::Child, plan(&Child::new(space, choices.clone())?)));
+        let regulars = match &settings.roster {
+            Roster::Space if settings.sandwich => vec![biggest(), (Role::Smallest, plan(&space.smallest()))],
+            Roster::Space => Vec::new(),
+            Roster::Child(choices) => vec![chosen(choices)?],
+            Roster::BiggestAnd(choices) => vec![biggest(), chosen(choices)?],
+        };
+        Ok(Self { space, classes, regulars, teacher, settings: settings.clone() })
     }
 
     /// Losses of one step, and its gradient, laid out as [`super::Parameters::flat`].
@@ -66,35 +91,45 @@ impl<'a> Sandwich<'a> {
     /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`. The same step
     /// always has the same gradient. Dropout takes from libtorch's generator, which the caller seeds.
     pub fn gradient(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: Step) -> (Losses, Torch) {
-        let random = |k| Plan::new(self.space, &self.space.random(Draw::new(self.settings.seed, step.number, k)), self.classes);
-        let count = self.settings.random_children;
-        let plans: Vec<Plan> = match self.settings.sandwich {
-            true => [self.biggest.clone(), self.smallest.clone()].into_iter().chain((0..count).map(random)).collect(),
-            false => (0..count + 2).map(random).collect(),
-        };
-        let lessons = plans.into_iter().enumerate().map(|(place, plan)| self.lesson(place, plan, patches, step)).collect();
-        let (losses, gradient) = learn(net, lessons, patches, &self.smoothed(labels), step.threads);
-        let losses = match (self.settings.sandwich, losses.as_slice()) {
-            (true, &[biggest, smallest, ref random @ ..]) => {
-                Losses { biggest: Some(biggest), smallest: Some(smallest), random: random.to_vec() }
-            }
-            (_, random) => Losses { biggest: None, smallest: None, random: random.to_vec() },
+        let (roles, plans): (Vec<Role>, Vec<Plan>) = self.regulars.iter().cloned().chain(self.random(step)).unzip();
+        let taught = self.settings.distillation && step.epoch >= self.settings.label_epochs && roles[0] == Role::Biggest;
+        let lessons = plans.into_iter().enumerate().map(|(place, plan)| self.lesson(place, roles[place], plan, taught, patches)).collect();
+        let targets = self.teacher.as_ref().map_or_else(|| self.smoothed(labels), |teacher| teacher.predictions(patches));
+        let (losses, gradient) = learn(net, lessons, patches, &targets, step.threads);
+        let of = |role| roles.iter().zip(&losses).filter(move |(other, _)| **other == role).map(|(_, &loss)| loss);
+        let one = |role| of(role).next();
+        let losses = Losses {
+            biggest: one(Role::Biggest),
+            smallest: one(Role::Smallest),
+            child: one(Role::Child),
+            random: of(Role::Random).collect(),
         };
         (losses, gradient)
     }
 
-    fn lesson(&self, place: usize, plan: Plan, patches: &Torch, step: Step) -> Lesson {
-        let distillation = self.settings.distillation && step.epoch >= self.settings.label_epochs;
+    /// The random children of `step`; without the sandwich rule, two more take the places of the biggest and the smallest.
+    fn random(&self, step: Step) -> impl Iterator<Item = (Role, Plan)> {
+        let count = match (&self.settings.roster, self.settings.sandwich) {
+            (Roster::Space, true) => self.settings.random_children,
+            (Roster::Space, false) => self.settings.random_children + 2,
+            _ => 0,
+        };
+        let child = move |k| self.space.random(Draw::new(self.settings.seed, step.number, k));
+        (0..count).map(move |k| (Role::Random, Plan::new(self.space, &child(k), self.classes)))
+    }
+
+    fn lesson(&self, place: usize, role: Role, plan: Plan, taught: bool, patches: &Torch) -> Lesson {
         let everyone = self.settings.regularise == Regularise::Everyone;
-        let dropout = if everyone || plan.child == self.biggest.child { plan.head.dropout } else { 0.0 };
+        // A child that is trained alone is the biggest there is.
+        let regularised = everyone || place == 0 && role != Role::Random || plan.child == self.space.biggest();
         let kept = |rate: f64| {
             let chances = Torch::rand([patches.size()[0], plan.head.features as i64], (Kind::Float, Device::Cpu));
             (chances.ge(rate).to_kind(Kind::Float) / (1.0 - rate)).to_device(patches.device())
         };
         Lesson {
-            dropout: (dropout > 0.0).then(|| kept(dropout)),
-            teaches: distillation && place == 0,
-            distils: distillation && place > 0,
+            dropout: (regularised && plan.head.dropout > 0.0).then(|| kept(plan.head.dropout)),
+            teaches: taught && place == 0,
+            distils: taught && place > 0,
             weight_decay: if everyone { self.settings.optimiser.weight_decay } else { 0.0 },
             plan,
         }
@@ -106,14 +141,14 @@ impl<'a> Sandwich<'a> {
         labels.one_hot(self.classes as i64).to_kind(Kind::Float) * (1.0 - smoothing) + smoothing / self.classes as f64
     }
 
-    /// Whether all weights, and what the biggest and the smallest child make of `patches`, are numbers.
+    /// Whether all weights, and what the children of every step make of `patches`, are numbers.
     #[must_use]
     pub fn is_usable(&self, net: &ElasticNet, patches: &Torch) -> bool {
         let answers = |plan: &Plan| {
             let images = resize(patches, plan.child.resolution());
             all_finite(&tch::no_grad(|| net.forward(plan, &images, &mut Norm::Batch, None)))
         };
-        all_finite(&net.parameters.flat()) && answers(&self.biggest) && answers(&self.smallest)
+        all_finite(&net.parameters.flat()) && self.regulars.iter().all(|(_, plan)| answers(plan))
     }
 }
 
@@ -162,6 +197,10 @@ mod tests {
         ElasticNet::from_weights(weights, Device::Cpu)
     }
 
+    fn sandwich<'a>(space: &'a SearchSpace, settings: &TrainSettings) -> Sandwich<'a> {
+        Sandwich::new(space, CLASSES, settings, None).unwrap()
+    }
+
     /// Grey images in which the quarter of the image's class is bright; image i is of class i mod 4.
     fn quarters(count: i64) -> (Torch, Torch) {
         let images = Torch::zeros([count, 1, 28, 28], (Kind::Float, tch::Device::Cpu));
@@ -184,7 +223,7 @@ mod tests {
         let (images, labels) = quarters(8);
         let weights = weights(&space, GammaInit::Random);
         let net = network(&weights);
-        let (losses, together) = Sandwich::new(&space, CLASSES, &settings()).gradient(&net, &images, &labels, STEP);
+        let (losses, together) = sandwich(&space, &settings()).gradient(&net, &images, &labels, STEP);
 
         let logits = |net: &ElasticNet, child: &Child| {
             let plan = Plan::new(&space, child, CLASSES);
@@ -217,11 +256,11 @@ mod tests {
         let (images, labels) = quarters(8);
         let net = network(&weights(&space, GammaInit::Random));
         for settings in [settings(), TrainSettings { regularise: Regularise::Everyone, random_children: 4, ..settings() }] {
-            let sandwich = Sandwich::new(&space, CLASSES, &settings);
+            let rule = sandwich(&space, &settings);
             let on = |threads| {
                 let _alone = GENERATOR.lock().unwrap();
                 tch::manual_seed(1);
-                sandwich.gradient(&net, &images, &labels, Step { threads, ..STEP })
+                rule.gradient(&net, &images, &labels, Step { threads, ..STEP })
             };
             let (losses, gradient) = on(1);
             for threads in [2, 3, 7] {
@@ -239,12 +278,12 @@ mod tests {
         let space = space();
         let (images, labels) = quarters(8);
         let net = network(&weights(&space, GammaInit::Random));
-        let sandwich = Sandwich::new(&space, CLASSES, &settings());
-        let (first, _) = sandwich.gradient(&net, &images, &labels, STEP);
-        let (permuted, _) = sandwich.gradient(&net, &images, &labels.flip([0]), STEP);
+        let rule = sandwich(&space, &settings());
+        let (first, _) = rule.gradient(&net, &images, &labels, STEP);
+        let (permuted, _) = rule.gradient(&net, &images, &labels.flip([0]), STEP);
         assert_ne!(first.biggest, permuted.biggest);
         assert_eq!((first.smallest, &first.random), (permuted.smallest, &permuted.random));
-        let (another_step, _) = sandwich.gradient(&net, &images, &labels, Step { number: 18, ..STEP });
+        let (another_step, _) = rule.gradient(&net, &images, &labels, Step { number: 18, ..STEP });
         assert_eq!(first.smallest, another_step.smallest);
         assert_ne!(first.random, another_step.random, "every step draws its own children");
     }
@@ -254,9 +293,9 @@ mod tests {
         let space = space();
         let (images, labels) = quarters(8);
         let net = network(&weights(&space, GammaInit::Random));
-        let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
-        let (first, _) = sandwich.gradient(&net, &images, &labels, STEP);
-        let (permuted, _) = sandwich.gradient(&net, &images, &labels.flip([0]), STEP);
+        let rule = sandwich(&space, &TrainSettings { distillation: false, ..settings() });
+        let (first, _) = rule.gradient(&net, &images, &labels, STEP);
+        let (permuted, _) = rule.gradient(&net, &images, &labels.flip([0]), STEP);
         assert!(first.smallest != permuted.smallest && first.random != permuted.random);
     }
 
@@ -266,7 +305,7 @@ mod tests {
         let (images, labels) = quarters(8);
         let net = network(&weights(&space, GammaInit::Random));
         let smallest = |settings: TrainSettings, epoch| {
-            Sandwich::new(&space, CLASSES, &settings).gradient(&net, &images, &labels, Step { epoch, ..STEP }).0.smallest
+            sandwich(&space, &settings).gradient(&net, &images, &labels, Step { epoch, ..STEP }).0.smallest
         };
         let later = || TrainSettings { label_epochs: 2, ..settings() };
         let (labelled, distilled) = (smallest(TrainSettings { distillation: false, ..settings() }, 0), smallest(settings(), 0));
@@ -280,9 +319,9 @@ mod tests {
         let (images, labels) = quarters(8);
         let net = network(&weights(&space, GammaInit::Random));
         let without = TrainSettings { sandwich: false, distillation: false, ..settings() };
-        let (losses, _) = Sandwich::new(&space, CLASSES, &without).gradient(&net, &images, &labels, STEP);
+        let (losses, _) = sandwich(&space, &without).gradient(&net, &images, &labels, STEP);
         assert_eq!((losses.biggest, losses.smallest, losses.random.len()), (None, None, 4));
-        let random = Sandwich::new(&space, CLASSES, &TrainSettings { distillation: false, ..settings() });
+        let random = sandwich(&space, &TrainSettings { distillation: false, ..settings() });
         let (with, _) = random.gradient(&net, &images, &labels, STEP);
         assert_eq!(losses.random[..2], with.random, "the same children as with it");
     }
@@ -297,7 +336,7 @@ mod tests {
             let net = network(&start);
             let optimiser = OptimiserSettings { weight_decay: 0.5, ..OptimiserSettings::default() };
             let settings = TrainSettings { regularise, optimiser, random_children: 0, ..settings() };
-            let (_, gradient) = Sandwich::new(&space, CLASSES, &settings).gradient(&net, &images, &labels, STEP);
+            let (_, gradient) = sandwich(&space, &settings).gradient(&net, &images, &labels, STEP);
             net.parameters.unflatten(&gradient)
         };
         let (everyone, biggest) = (gradient(Regularise::Everyone), gradient(Regularise::Biggest));
@@ -343,10 +382,10 @@ mod tests {
         let (images, labels) = quarters(16);
         let net = network(&weights(&space, GammaInit::ZeroLast));
         let mut optimiser = Optimiser::new(OptimiserSettings::default(), &net.parameters);
-        let sandwich = Sandwich::new(&space, CLASSES, &TrainSettings { label_smoothing: 0.0, ..settings() });
+        let rule = sandwich(&space, &TrainSettings { label_smoothing: 0.0, ..settings() });
         let mut losses = Vec::new();
         for number in 0..30 {
-            let (loss, gradient) = sandwich.gradient(&net, &images, &labels, Step { number, ..STEP });
+            let (loss, gradient) = rule.gradient(&net, &images, &labels, Step { number, ..STEP });
             losses.push(loss);
             optimiser.update(&net.parameters, &gradient, 0.01);
         }

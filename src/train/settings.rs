@@ -6,6 +6,7 @@ use super::TrainError;
 use super::optimiser::OptimiserSettings;
 use super::schedule::Schedule;
 use crate::checkpoint::GammaInit;
+use crate::space::Choices;
 
 /// Settings of a training run. The defaults are the paper's, but for the length and the batch, which suit two CPU cores; each
 /// technique can be switched off for an ablation.
@@ -18,6 +19,9 @@ pub struct TrainSettings {
     pub batch_size: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// Which children are trained.
+    #[serde(default, skip_serializing_if = "Roster::is_space")]
+    pub roster: Roster,
     /// Sandwich rule: the smallest and the biggest child are trained at every step (paper, 3.1). Without it, two more random
     /// children take their places.
     pub sandwich: bool,
@@ -43,6 +47,27 @@ pub struct TrainSettings {
     pub optimiser: OptimiserSettings,
 }
 
+/// Which children a run trains.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Roster {
+    /// Those of the whole search space, by the sandwich rule.
+    #[default]
+    Space,
+    /// One child alone, regularised as the biggest is: what a model of this architecture reaches without a supernet.
+    Child(Choices),
+    /// The biggest child, and one that learns from its predictions in the same weights (paper, 5.4: "Distill (B)").
+    BiggestAnd(Choices),
+}
+
+impl Roster {
+    /// Whether the whole space is trained.
+    #[must_use]
+    pub fn is_space(&self) -> bool {
+        *self == Self::Space
+    }
+}
+
 /// Which children have weight decay and dropout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,6 +85,7 @@ impl Default for TrainSettings {
             epochs: 8,
             batch_size: 128,
             seed: 0,
+            roster: Roster::Space,
             sandwich: true,
             random_children: 2,
             distillation: true,

@@ -18,10 +18,11 @@ use super::progress::Progress;
 use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 use super::sandwich::{Sandwich, Step};
 use super::settings::TrainSettings;
-use super::validation::{Accuracy, Validation};
+use super::teacher::Teacher;
+use super::validation::{Accuracy, Validation, batches, calibration};
 use crate::checkpoint::Weights;
 use crate::data::{Batch, BatchPlan, Batches, Mode, Source};
-use crate::space::{SearchSpace, layout};
+use crate::space::{Plan, SearchSpace, layout};
 
 /// What to train, and on what.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub struct Job<'a> {
     pub train: Arc<Source>,
     /// Images for the accuracy that is reported after each epoch; none, no report.
     pub validation: Option<&'a Source>,
+    /// Weights to start from; random ones, if none.
+    pub start: Option<&'a Weights>,
+    /// Weights whose biggest child, as it is, stands in for the labels; none, the labels do.
+    pub teacher: Option<&'a Weights>,
     /// The run directory.
     pub directory: &'a Path,
     /// Where to compute.
@@ -98,7 +103,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         training.state.steps_per_epoch,
         settings.batch_size,
     )?;
-    let validation = job.validation.map(|test| Validation::new(job, test, settings.seed)).transpose()?;
+    let validation = job.validation.map(|test| Validation::new(job, test, settings)).transpose()?;
     while training.state.step < steps {
         if training.epoch(&mut progress)?.is_break() {
             let checkpoint = training.save()?;
@@ -133,8 +138,11 @@ impl<'a> Training<'a> {
         let run = RunDirectory::create(job.directory)?;
         let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
         let net = ElasticNet::from_weights(&weights, job.device);
+        if let Some(start) = job.start {
+            net.parameters.assign(start)?;
+        }
         let optimiser = Optimiser::new(settings.optimiser(), &net.parameters);
-        Ok(Self::new(job, run, state, net, optimiser))
+        Self::new(job, run, state, net, optimiser)
     }
 
     fn resume(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
@@ -145,18 +153,19 @@ impl<'a> Training<'a> {
         state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights, job.device);
         let optimiser = Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?;
-        let mut training = Self::new(job, run, state, net, optimiser);
+        let mut training = Self::new(job, run, state, net, optimiser)?;
         if let (Some(decay), Some(weights)) = (settings.average, &checkpoint.average) {
             training.average = Some(Average::resume(decay, &training.net.parameters, weights)?);
         }
         Ok(training)
     }
 
-    fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: Optimiser) -> Self {
-        let sandwich = Sandwich::new(job.space, state.classes.len(), &state.settings);
+    fn new(job: &'a Job<'a>, run: RunDirectory, state: RunState, net: ElasticNet, optimiser: Optimiser) -> Result<Self, TrainError> {
+        let classes = state.classes.len();
+        let sandwich = Sandwich::new(job.space, classes, &state.settings, teacher(job, classes, state.settings.seed)?)?;
         let average = state.settings.average.map(|decay| Average::new(decay, &net.parameters));
         let normaliser = Normaliser::new(&state.preprocessing, job.device);
-        Self { job, run, net, optimiser, average, sandwich, normaliser, patches: None, state }
+        Ok(Self { job, run, net, optimiser, average, sandwich, normaliser, patches: None, state })
     }
 
     fn steps(&self) -> u64 {
@@ -253,6 +262,14 @@ impl<'a> Training<'a> {
     }
 }
 
+/// The biggest child of the job's teacher.
+fn teacher(job: &Job<'_>, classes: usize, seed: u64) -> Result<Option<Teacher>, TrainError> {
+    let Some(weights) = job.teacher else { return Ok(None) };
+    let calibration = calibration(&job.train, seed, job.device)?;
+    let net = ElasticNet::from_weights(weights, job.device);
+    Ok(Some(Teacher::new(net, Plan::new(job.space, &job.space.biggest(), classes), batches(&calibration))))
+}
+
 fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, TrainError> {
     let (images, space) = (job.train.preprocessing.channels(), job.space.input_channels);
     if images != space {
@@ -267,6 +284,7 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
         preprocessing: job.train.preprocessing.clone(),
         augment: job.train.augment.clone(),
         classes: job.train.images.classes().to_vec(),
+        taught: job.teacher.is_some(),
         history: Vec::new(),
         sha256: Default::default(),
     })
@@ -292,6 +310,7 @@ fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result
         ("batch size", expected.settings.batch_size == saved.settings.batch_size),
         ("search space", expected.space == saved.space),
         ("preprocessing", expected.preprocessing == saved.preprocessing),
+        ("teacher (--teacher)", expected.taught == saved.taught),
         ("list of classes", expected.classes == saved.classes),
         ("number of images", expected.steps_per_epoch == saved.steps_per_epoch),
     ];

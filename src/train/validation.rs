@@ -1,11 +1,13 @@
 //! A quick look at the accuracy of the biggest and the smallest child between epochs.
 
+use serde::Serialize;
 use tch::{Device, IndexOp, Kind, Tensor as Torch};
 
 use super::TrainError;
 use super::elastic::ElasticNet;
 use super::input::Normaliser;
 use super::sandwich::resize;
+use super::settings::{Roster, TrainSettings};
 use super::trainer::Job;
 use crate::data::{DataError, PatchSet, Source, calibration_indices};
 use crate::space::{Child, Plan};
@@ -17,15 +19,20 @@ const IMAGES: usize = 2_000;
 /// Images a batch.
 const BATCH: usize = 128;
 
-/// Share of images that were classified correctly, in 0..=1.
-#[derive(Debug, Clone, PartialEq)]
+/// Share of images that were classified correctly, in 0..=1, by those children that the run trains at every step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Accuracy {
-    /// Of the biggest child.
-    pub biggest: f64,
-    /// Of the smallest child.
-    pub smallest: f64,
     /// Images that it was measured on.
     pub images: usize,
+    /// Of the biggest child.
+    #[serde(rename = "accuracy_biggest", skip_serializing_if = "Option::is_none")]
+    pub biggest: Option<f64>,
+    /// Of the smallest child.
+    #[serde(rename = "accuracy_smallest", skip_serializing_if = "Option::is_none")]
+    pub smallest: Option<f64>,
+    /// Of the one child that is trained.
+    #[serde(rename = "accuracy_child", skip_serializing_if = "Option::is_none")]
+    pub child: Option<f64>,
 }
 
 /// Images for a quick validation, in memory.
@@ -34,31 +41,35 @@ pub struct Validation {
     calibration: Torch,
     images: Torch,
     labels: Torch,
-    biggest: Plan,
-    smallest: Plan,
+    biggest: Option<Plan>,
+    smallest: Option<Plan>,
+    child: Option<Plan>,
 }
 
 impl Validation {
     /// A seeded choice of images: for the statistics from the training images, for the accuracy from `test`.
     ///
     /// # Errors
-    /// Where an image cannot be read.
-    pub fn new(job: &Job<'_>, test: &Source, seed: u64) -> Result<Self, TrainError> {
-        let (space, train) = (job.space, &job.train);
-        let plan = |child: &Child| Plan::new(space, child, train.images.classes().len());
-        // Whole batches, or one of all images where they fill none.
-        let whole = train.images.len() / BATCH * BATCH;
-        let count = (CALIBRATION_BATCHES * BATCH).min(if whole == 0 { train.images.len() } else { whole });
-        let (calibration, _) = patches(train, count, seed, job.device)?;
-        let (images, labels) = patches(test, IMAGES, seed, job.device)?;
-        Ok(Self { calibration, images, labels, biggest: plan(&space.biggest()), smallest: plan(&space.smallest()) })
+    /// Where an image cannot be read, or the roster's child is not of the space.
+    pub fn new(job: &Job<'_>, test: &Source, settings: &TrainSettings) -> Result<Self, TrainError> {
+        let plan = |child: &Child| Plan::new(job.space, child, job.train.images.classes().len());
+        let (biggest, smallest, child) = match &settings.roster {
+            Roster::Space => (Some(job.space.biggest()), Some(job.space.smallest()), None),
+            Roster::Child(choices) => (None, None, Some(Child::new(job.space, choices.clone())?)),
+            Roster::BiggestAnd(choices) => (Some(job.space.biggest()), None, Some(Child::new(job.space, choices.clone())?)),
+        };
+        let [biggest, smallest, child] = [biggest, smallest, child].map(|child| child.as_ref().map(plan));
+        let calibration = calibration(&job.train, settings.seed, job.device)?;
+        let (images, labels) = patches(test, IMAGES, settings.seed, job.device)?;
+        Ok(Self { calibration, images, labels, biggest, smallest, child })
     }
 
-    /// Recalibrates and measures both children.
+    /// Recalibrates and measures the children.
     #[must_use]
     pub fn accuracy(&self, net: &ElasticNet) -> Accuracy {
-        let of = |plan: &Plan| self.accuracy_of(net, plan);
-        Accuracy { biggest: of(&self.biggest), smallest: of(&self.smallest), images: self.labels.size()[0] as usize }
+        let of = |plan: &Option<Plan>| plan.as_ref().map(|plan| self.accuracy_of(net, plan));
+        let images = self.labels.size()[0] as usize;
+        Accuracy { images, biggest: of(&self.biggest), smallest: of(&self.smallest), child: of(&self.child) }
     }
 
     fn accuracy_of(&self, net: &ElasticNet, plan: &Plan) -> f64 {
@@ -73,7 +84,14 @@ impl Validation {
     }
 }
 
-fn batches(all: &Torch) -> impl Iterator<Item = Torch> {
+/// Training images as statistics are measured on: normalised, in whole batches, or one of all images where they fill none.
+pub(super) fn calibration(train: &Source, seed: u64, device: Device) -> Result<Torch, TrainError> {
+    let whole = train.images.len() / BATCH * BATCH;
+    let count = (CALIBRATION_BATCHES * BATCH).min(if whole == 0 { train.images.len() } else { whole });
+    Ok(patches(train, count, seed, device)?.0)
+}
+
+pub(super) fn batches(all: &Torch) -> impl Iterator<Item = Torch> {
     let count = all.size()[0];
     (0..count).step_by(BATCH).map(move |start| all.i(start..count.min(start + BATCH as i64)))
 }

@@ -1,0 +1,117 @@
+//! What a training run is told on the command line.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::read_json;
+use crate::train::{Decay, OptimiserKind, Regularise, TrainSettings};
+
+/// Flags that change single settings.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SettingsFlags {
+    /// JSON file of all training settings; the flags below change single ones
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Passes over the training images
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    epochs: Option<u64>,
+    /// Images a step
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..))]
+    batch_size: Option<u16>,
+    /// Learning rate for a batch of 256 images; it is scaled to the batch
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Constant ending: the learning rate never falls below this fraction of its highest
+    #[arg(long)]
+    floor: Option<f64>,
+    /// How the learning rate decays
+    #[arg(long, value_enum)]
+    schedule: Option<Shape>,
+    /// How gradients become updates
+    #[arg(long, value_enum)]
+    optimiser: Option<Rule>,
+    /// Keep an average of the weights with this decay, such as 0.999, and use it for validation and for the model
+    #[arg(long, value_name = "DECAY")]
+    average: Option<f64>,
+    /// Random children a step, beside the smallest and the biggest
+    #[arg(long, value_name = "CHILDREN", value_parser = clap::value_parser!(u64).range(0..=64))]
+    random_children: Option<u64>,
+    /// Epochs at the start in which every child learns from the labels: for short runs, in which a teacher that knows nothing yet
+    /// costs much of the time
+    #[arg(long, value_name = "EPOCHS")]
+    label_epochs: Option<u64>,
+    /// Switch a technique off, to see what it is worth
+    #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
+    without: Vec<Technique>,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Shape {
+    /// By a factor every few epochs, as in the paper
+    Exponential,
+    /// Half a cosine wave
+    Cosine,
+    /// Straight to zero
+    Linear,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Rule {
+    /// RMSProp with momentum as TensorFlow has it, as in the paper
+    Rmsprop,
+    /// Stochastic gradient descent with Nesterov's momentum
+    Sgd,
+}
+
+/// What the paper adds to plain training of shared weights; constant ending is `--floor`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Technique {
+    /// The smallest and the biggest child at every step; without it nobody distils either
+    Sandwich,
+    /// Children learn from the biggest's predictions
+    Distillation,
+    /// The last batch norm of every block starts at zero
+    ZeroGamma,
+    /// Weight decay and dropout for the biggest child only
+    RegulariseBiggest,
+}
+
+impl SettingsFlags {
+    /// The settings of the file, else `base`, with what the flags change.
+    pub(super) fn change(&self, base: TrainSettings) -> anyhow::Result<TrainSettings> {
+        let mut settings: TrainSettings = self.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
+        settings.epochs = self.epochs.unwrap_or(settings.epochs);
+        settings.batch_size = self.batch_size.map_or(settings.batch_size, usize::from);
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        settings.schedule.rate_per_256 = self.learning_rate.unwrap_or(settings.schedule.rate_per_256);
+        settings.schedule.floor = self.floor.unwrap_or(settings.schedule.floor);
+        settings.label_epochs = self.label_epochs.unwrap_or(settings.label_epochs);
+        settings.average = self.average.or(settings.average);
+        settings.random_children = self.random_children.unwrap_or(settings.random_children);
+        match self.schedule {
+            Some(Shape::Exponential) => settings.schedule.shape = Decay::Exponential,
+            Some(Shape::Cosine) => settings.schedule.shape = Decay::Cosine,
+            Some(Shape::Linear) => settings.schedule.shape = Decay::Linear,
+            None => {}
+        }
+        match self.optimiser {
+            Some(Rule::Rmsprop) => settings.optimiser.kind = OptimiserKind::RmsProp,
+            Some(Rule::Sgd) => settings.optimiser.kind = OptimiserKind::Sgd,
+            None => {}
+        }
+        for technique in &self.without {
+            match technique {
+                Technique::Sandwich => (settings.sandwich, settings.distillation) = (false, false),
+                Technique::Distillation => settings.distillation = false,
+                Technique::ZeroGamma => settings.zero_gamma = false,
+                Technique::RegulariseBiggest => settings.regularise = Regularise::Everyone,
+            }
+        }
+        settings.validate()?;
+        Ok(settings)
+    }
+}

@@ -1,0 +1,68 @@
+//! Models that a run builds on, and the one child that it may train.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+
+use crate::checkpoint::Model;
+use crate::cli::common::{extreme, find_child, read_child};
+use crate::space::SearchSpace;
+use crate::train::Roster;
+
+/// Flags about other models, and about training one child only.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ModelFlags {
+    /// Model whose weights the run starts from
+    #[arg(long, value_name = "DIR")]
+    start: Option<PathBuf>,
+    /// Model whose biggest child, as it is, stands in for the labels
+    #[arg(long, value_name = "DIR")]
+    teacher: Option<PathBuf>,
+    /// Train this child alone: `smallest`, `biggest`, a JSON file of choices, or an id from the family of the model to start from or
+    /// of the teacher
+    #[arg(long, value_name = "CHILD")]
+    child: Option<String>,
+    /// Train the biggest child beside it, in the same weights, as its teacher
+    #[arg(long, requires = "child")]
+    with_biggest: bool,
+}
+
+/// The models that the flags name.
+pub(super) struct Models {
+    pub(super) start: Option<Model>,
+    pub(super) teacher: Option<Model>,
+}
+
+impl ModelFlags {
+    pub(super) fn open(&self) -> anyhow::Result<Models> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Model::open).transpose();
+        Ok(Models { start: open(&self.start)?, teacher: open(&self.teacher)? })
+    }
+}
+
+impl Models {
+    /// Checks that the models are of `space`.
+    pub(super) fn check(&self, space: &SearchSpace) -> anyhow::Result<()> {
+        for model in self.start.iter().chain(&self.teacher) {
+            ensure!(
+                model.card.space == *space,
+                "{} has the search space {}, which is not the one to train: leave --space out, or name that one",
+                model.directory().display(),
+                model.card.space.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Which children are trained.
+    pub(super) fn roster(&self, flags: &ModelFlags, space: &SearchSpace) -> anyhow::Result<Roster> {
+        let Some(name) = &flags.child else { return Ok(Roster::Space) };
+        let child = match (self.start.as_ref().or(self.teacher.as_ref()), name.as_str()) {
+            (Some(model), name) => find_child(model, name)?,
+            (None, name @ ("smallest" | "biggest")) => extreme(space, name),
+            (None, path) => read_child(space, Path::new(path))?,
+        };
+        let choices = child.choices().clone();
+        Ok(if flags.with_biggest { Roster::BiggestAnd(choices) } else { Roster::Child(choices) })
+    }
+}
