@@ -375,3 +375,23 @@ fn too_few_images_are_an_error_and_dropping_early_ends() {
     assert!(batches.next().is_some());
     drop(batches);
 }
+
+/// A sample is without repetition, the same for the same seed, and keeps each image's label.
+#[test]
+fn a_sample_of_a_data_set_keeps_images_and_labels_together() {
+    let dir = idx_dir(9);
+    let open = || ImageSet::open(dir.path(), Split::Train, options()).unwrap();
+    let whole = open();
+    let all: Vec<_> = (0..9).map(|index| (whole.pixels(index).unwrap().data, whole.label(index))).collect();
+    let sample = |count, seed| {
+        let set = open().sample(count, seed);
+        assert!(set.label(set.len()).is_none() && set.pixels(set.len()).is_err());
+        (0..set.len()).map(|index| (set.pixels(index).unwrap().data, set.label(index))).collect::<Vec<_>>()
+    };
+    let first = sample(4, 1);
+    let places: Vec<_> = first.iter().map(|image| all.iter().position(|other| other == image).unwrap()).collect();
+    assert!(places.len() == 4 && places.iter().collect::<std::collections::BTreeSet<_>>().len() == 4, "{places:?}");
+    assert_eq!(sample(4, 1), first);
+    assert_ne!(sample(4, 2), first);
+    assert_eq!(sample(100, 1).len(), 9);
+}

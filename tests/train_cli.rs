@@ -183,6 +183,57 @@ fn analyse(here: &Path) {
     assert!(said.contains("100000 calibration images are more than the 72 training images"), "{said}");
 }
 
+/// Every analysis that trains, on a model and a data set that are tiny.
+#[test]
+fn analyses_that_train_compare_what_they_say() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"));
+    let shape = ["--epochs", "1", "--batch-size", "12"];
+    let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--calibration-images", "64"];
+    succeed(bignas(here, &[&start[..], &shape].concat()));
+    let analyse = |name: &str, flags: &[&str]| {
+        let on = ["--model", "model", "--data", "images", "--calibration-images", "16", "--calibration-batch", "8", "--train-images", "24"];
+        bignas(here, &[&["analyze", name], &on[..], &shape, flags].concat())
+    };
+    let numbers = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(here.join(format!("analysis/{name}.json"))).expect("written")).expect("JSON")
+    };
+    let arms = |name: &str| {
+        let rows = numbers(name)["rows"].as_array().expect("rows").clone();
+        assert!(rows.iter().all(|row| row["smallest"].is_f64() && row["biggest"].is_f64() && row["epochs"][0][0] == 1), "{rows:?}");
+        rows.iter().map(|row| row["arm"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let methods = |name: &str| {
+        let row = numbers(name)["rows"][0].clone();
+        assert!(row["child"] == "smallest" && row["sliced"].is_f64(), "{row}");
+        let trained = row["trained"].as_array().expect("methods").clone();
+        assert!(trained.iter().all(|method| method[1].is_f64()), "{row}");
+        trained.iter().map(|method| method[0].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+
+    succeed(analyse("fine-tuning", &["--child", "smallest", "--rates", "0.01", "0.0001"]));
+    assert_eq!(methods("fine-tuning"), ["fine-tuned at 0.01", "fine-tuned at 0.0001"]);
+    succeed(analyse("from-scratch", &["--child", "smallest"]));
+    assert_eq!(methods("from-scratch"), ["from scratch", "distilled from the model (A)", "distilled in place (B)"]);
+    succeed(analyse("initialisation", &[]));
+    assert_eq!(arms("initialisation"), ["identity, full rate", "naive, full rate", "identity, reduced rate", "naive, reduced rate"]);
+    succeed(analyse("constant-ending", &["--floors", "0", "0.05"]));
+    assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 5 %"]);
+    succeed(analyse("regularisation", &[]));
+    assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
+
+    let before = numbers("regularisation");
+    let checkpoints = here.join("runs/analysis/regularisation/everyone/checkpoints");
+    let trained = fs::metadata(&checkpoints).expect("kept").modified().expect("a time");
+    succeed(analyse("regularisation", &[]));
+    assert_eq!(numbers("regularisation"), before, "what is trained is not trained again");
+    assert_eq!(fs::metadata(&checkpoints).expect("kept").modified().expect("a time"), trained);
+    let refused = analyse("regularisation", &["--learning-rate", "0.5"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("holds a run with other settings: choose another --runs directory, or delete it"), "{said}");
+}
+
 /// Fewer images than a batch of the recalibration hold a run up no more than many do.
 #[test]
 fn a_handful_of_images_is_enough() {

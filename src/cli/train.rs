@@ -1,7 +1,7 @@
 //! `bignas train`: trains the single-stage model of a search space.
 
-mod augment;
-mod flags;
+pub(super) mod augment;
+pub(super) mod flags;
 mod models;
 
 use std::fs;
@@ -56,6 +56,9 @@ pub(super) struct Args {
     labels: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsFlags,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
     #[command(flatten)]
     augment: AugmentFlags,
     /// Where to compute
@@ -170,7 +173,8 @@ impl What {
     fn resumed(args: &Args) -> Result<Self> {
         let state = RunDirectory::peek(&args.run)?;
         let augment = args.augment.change(state.augment)?;
-        let settings = args.settings.change(state.settings)?;
+        let seed = args.seed.unwrap_or(state.settings.seed);
+        let settings = args.settings.change(TrainSettings { seed, ..state.settings })?;
         Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
     }
 
@@ -187,7 +191,8 @@ impl What {
         };
         preprocessing.validate()?;
         let augment = args.augment.change(default_augment(&preprocessing))?;
-        let settings = TrainSettings { roster: models.roster(&args.models, &space)?, ..TrainSettings::default() };
+        let roster = models.roster(&args.models, &space)?;
+        let settings = TrainSettings { roster, seed: args.seed.unwrap_or_default(), ..TrainSettings::default() };
         let classes = args.labels.as_deref().map(read_lines).transpose()?;
         Ok(Self {
             classes: classes.or_else(|| started.map(|card| card.labels.clone())),
@@ -218,7 +223,7 @@ fn read_lines(path: &Path) -> Result<Vec<String>> {
 }
 
 /// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.
-fn stop_flag() -> Result<&'static AtomicBool> {
+pub(super) fn stop_flag() -> Result<&'static AtomicBool> {
     static STOP: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {

@@ -9,6 +9,7 @@ use super::cifar::{self, CifarImages};
 use super::error::DataError;
 use super::folder::{self, ImageFile};
 use super::idx::{self, IdxImages};
+use super::patch_set::calibration_indices;
 use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
 
 /// Part of a data set.
@@ -41,6 +42,8 @@ pub struct DataOptions {
 pub struct ImageSet {
     classes: Vec<String>,
     images: Images,
+    /// Which of the images there are; all, if none.
+    chosen: Option<Vec<usize>>,
     options: DataOptions,
     /// Files that failed to decode, by their index.
     corrupt: Mutex<BTreeMap<usize, PathBuf>>,
@@ -123,7 +126,7 @@ impl ImageSet {
         if usize::from(highest) >= classes.len() {
             return Err(DataError::UnknownClass { path: images.labels_path, class: highest.to_string(), classes: classes.len() });
         }
-        Ok(Self { classes, images: Images::Idx(images), options, corrupt: Mutex::default() })
+        Ok(Self { classes, images: Images::Idx(images), chosen: None, options, corrupt: Mutex::default() })
     }
 
     fn from_cifar(images: CifarImages, folder: &Path, options: DataOptions) -> Result<Self, DataError> {
@@ -135,7 +138,7 @@ impl ImageSet {
         if highest >= classes.len() {
             return Err(DataError::UnknownClass { path: folder.to_owned(), class: highest.to_string(), classes: classes.len() });
         }
-        Ok(Self { classes, images: Images::Cifar(images), options, corrupt: Mutex::default() })
+        Ok(Self { classes, images: Images::Cifar(images), chosen: None, options, corrupt: Mutex::default() })
     }
 
     fn from_folder(dir: &Path, split_dir: &Path, options: DataOptions) -> Result<Self, DataError> {
@@ -145,11 +148,30 @@ impl ImageSet {
             None => folder::class_names(if train.is_dir() { &train } else { split_dir })?,
         };
         let files = folder::list(split_dir, &classes)?;
-        Ok(Self { classes, images: Images::Folder(files), options, corrupt: Mutex::default() })
+        Ok(Self { classes, images: Images::Folder(files), chosen: None, options, corrupt: Mutex::default() })
+    }
+
+    /// A seeded choice of `count` of the images, or all where there are no more.
+    #[must_use]
+    pub fn sample(mut self, count: usize, seed: u64) -> Self {
+        let chosen = calibration_indices(self.len(), count, seed).into_iter().filter_map(|index| self.place(index)).collect();
+        self.chosen = Some(chosen);
+        self
+    }
+
+    /// Where image `index` lies among all of the data set.
+    fn place(&self, index: usize) -> Option<usize> {
+        match &self.chosen {
+            Some(chosen) => chosen.get(index).copied(),
+            None => Some(index),
+        }
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
+        if let Some(chosen) = &self.chosen {
+            return chosen.len();
+        }
         match &self.images {
             Images::Idx(idx) => idx.labels.len(),
             Images::Cifar(images) => images.len(),
@@ -169,6 +191,7 @@ impl ImageSet {
 
     /// The class of image `index`, or `None` beyond the end.
     pub fn label(&self, index: usize) -> Option<usize> {
+        let index = self.place(index)?;
         match &self.images {
             Images::Idx(idx) => idx.labels.get(index).copied().map(usize::from),
             Images::Cifar(images) => images.label(index),
@@ -183,6 +206,7 @@ impl ImageSet {
     /// [`DataError::OutOfRange`], [`DataError::Io`] and [`DataError::Decode`].
     pub fn pixels(&self, index: usize) -> Result<Pixels, DataError> {
         let out_of_range = || DataError::OutOfRange { index, len: self.len() };
+        let index = self.place(index).ok_or_else(out_of_range)?;
         match &self.images {
             Images::Idx(idx) => {
                 let bytes = idx.width as usize * idx.height as usize;

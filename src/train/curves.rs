@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::TrainError;
 use super::run_dir::io;
+use super::validation::Accuracy;
 use crate::plot::{Chart, Mark, Series};
 
 /// What the curves need of a line of the log.
@@ -19,6 +20,23 @@ struct Line {
     accuracy_biggest: Option<f64>,
     accuracy_smallest: Option<f64>,
     accuracy_child: Option<f64>,
+}
+
+/// The accuracy after every epoch so far, from 1, as the metrics `log` of a run has it.
+///
+/// # Errors
+/// Where the log cannot be read.
+pub fn accuracies(log: &Path) -> Result<Vec<(u64, Accuracy)>, TrainError> {
+    #[derive(Deserialize)]
+    struct Epoch {
+        epoch: u64,
+        #[serde(flatten)]
+        accuracy: Accuracy,
+    }
+    let text = std::fs::read_to_string(log).map_err(|source| io(log, source))?;
+    // Lines about steps have a fractional epoch and no number of images.
+    let epochs = text.lines().filter_map(|line| serde_json::from_str::<Epoch>(line).ok());
+    Ok(epochs.map(|line| (line.epoch, line.accuracy)).collect())
 }
 
 /// Writes `loss`, `learning-rate` and, once there is one epoch, `accuracy` beside the metrics `log`, each as SVG and PNG.

@@ -20,6 +20,7 @@ mod trainer;
 mod validation;
 
 pub use average::Average;
+pub use curves::accuracies;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::{Normaliser, gpu};
@@ -33,3 +34,4 @@ pub use settings::{Regularise, Roster, TrainSettings};
 pub use tch::Device;
 pub use teacher::Teacher;
 pub use trainer::{Job, Outcome, Provenance, run};
+pub use validation::Accuracy;

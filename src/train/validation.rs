@@ -1,6 +1,6 @@
 //! A quick look at the accuracy of the biggest and the smallest child between epochs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, IndexOp, Kind, Tensor as Torch};
 
 use super::TrainError;
@@ -20,18 +20,18 @@ const IMAGES: usize = 2_000;
 const BATCH: usize = 128;
 
 /// Share of images that were classified correctly, in 0..=1, by those children that the run trains at every step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Images that it was measured on.
     pub images: usize,
     /// Of the biggest child.
-    #[serde(rename = "accuracy_biggest", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "accuracy_biggest", default, skip_serializing_if = "Option::is_none")]
     pub biggest: Option<f64>,
     /// Of the smallest child.
-    #[serde(rename = "accuracy_smallest", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "accuracy_smallest", default, skip_serializing_if = "Option::is_none")]
     pub smallest: Option<f64>,
     /// Of the one child that is trained.
-    #[serde(rename = "accuracy_child", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "accuracy_child", default, skip_serializing_if = "Option::is_none")]
     pub child: Option<f64>,
 }
 

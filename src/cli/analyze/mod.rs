@@ -2,10 +2,16 @@
 //!
 //! Each analysis measures, prints a table, and writes the table, a curve and the numbers.
 
+#[cfg(feature = "train")]
+mod children;
 mod lab;
 mod recalibration;
 mod report;
 mod resolutions;
+#[cfg(feature = "train")]
+mod supernets;
+#[cfg(feature = "train")]
+mod workshop;
 
 use std::path::PathBuf;
 
@@ -24,6 +30,21 @@ enum Analysis {
     Recalibration(recalibration::Args),
     /// How children do at resolutions that training did not see
     Resolutions(resolutions::Args),
+    /// Whether fine-tuning improves children that are sliced from the model (Table 2)
+    #[cfg(feature = "train")]
+    FineTuning(children::FineTuning),
+    /// What the same architectures reach when trained from scratch, without and with distillation (Table 3)
+    #[cfg(feature = "train")]
+    FromScratch(children::FromScratch),
+    /// Blocks that start as the identity, at full and reduced learning rate (Figs 4 and 5)
+    #[cfg(feature = "train")]
+    Initialisation(supernets::Initialisation),
+    /// Floors under the learning rate (Fig 6 and Appendix B)
+    #[cfg(feature = "train")]
+    ConstantEnding(supernets::ConstantEnding),
+    /// Weight decay and dropout for the biggest child or for everyone (Fig 7)
+    #[cfg(feature = "train")]
+    Regularisation(supernets::Regularisation),
 }
 
 /// What every analysis of a trained model is told.
@@ -55,5 +76,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     match args.analysis {
         Analysis::Recalibration(args) => recalibration::run(&args),
         Analysis::Resolutions(args) => resolutions::run(&args),
+        #[cfg(feature = "train")]
+        Analysis::FineTuning(args) => args.run(),
+        #[cfg(feature = "train")]
+        Analysis::FromScratch(args) => args.run(),
+        #[cfg(feature = "train")]
+        Analysis::Initialisation(args) => args.run(),
+        #[cfg(feature = "train")]
+        Analysis::ConstantEnding(args) => args.run(),
+        #[cfg(feature = "train")]
+        Analysis::Regularisation(args) => args.run(),
     }
 }

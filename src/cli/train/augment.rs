@@ -30,7 +30,7 @@ enum SearchedOn {
 }
 
 /// Small images are shifted; of large ones a random part is taken (Inception's crop).
-pub(super) fn default_augment(preprocessing: &Preprocessing) -> Augment {
+pub(in crate::cli) fn default_augment(preprocessing: &Preprocessing) -> Augment {
     let crop = match preprocessing.crop {
         ..=64 => RandomCrop::Pad { pad: 2 },
         _ => RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },

@@ -9,7 +9,7 @@ use crate::train::{Decay, OptimiserKind, Regularise, TrainSettings};
 
 /// Flags that change single settings.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct SettingsFlags {
+pub(in crate::cli) struct SettingsFlags {
     /// JSON file of all training settings; the flags below change single ones
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -44,9 +44,6 @@ pub(super) struct SettingsFlags {
     /// Switch a technique off, to see what it is worth
     #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
     without: Vec<Technique>,
-    /// Seed of everything random
-    #[arg(long)]
-    seed: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -82,11 +79,10 @@ enum Technique {
 
 impl SettingsFlags {
     /// The settings of the file, else `base`, with what the flags change.
-    pub(super) fn change(&self, base: TrainSettings) -> anyhow::Result<TrainSettings> {
+    pub(in crate::cli) fn change(&self, base: TrainSettings) -> anyhow::Result<TrainSettings> {
         let mut settings: TrainSettings = self.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch_size = self.batch_size.map_or(settings.batch_size, usize::from);
-        settings.seed = self.seed.unwrap_or(settings.seed);
         settings.schedule.rate_per_256 = self.learning_rate.unwrap_or(settings.schedule.rate_per_256);
         settings.schedule.floor = self.floor.unwrap_or(settings.schedule.floor);
         settings.label_epochs = self.label_epochs.unwrap_or(settings.label_epochs);

@@ -1,0 +1,146 @@
+//! Children of a trained model against the same architectures trained further, or from scratch (paper, 5.4).
+
+use serde::Serialize;
+
+use super::report::Report;
+use super::workshop::{Arm, Setup, Trained, Training, Workshop};
+use crate::plot::{Chart, Mark, Series};
+use crate::space::Child;
+use crate::train::{Decay, Roster, Schedule, TrainSettings};
+
+/// Arguments of `bignas analyze fine-tuning`.
+#[derive(Debug, clap::Args)]
+pub(super) struct FineTuning {
+    #[command(flatten)]
+    training: Training,
+    /// Constant learning rates for a batch of 256 images
+    #[arg(long, num_args = 1.., value_name = "RATE", default_values_t = [0.01, 0.001, 0.0001])]
+    rates: Vec<f64>,
+}
+
+/// Arguments of `bignas analyze from-scratch`.
+#[derive(Debug, clap::Args)]
+pub(super) struct FromScratch {
+    #[command(flatten)]
+    training: Training,
+}
+
+/// A child, sliced and as every arm trained it.
+#[derive(Debug, Serialize)]
+struct Row {
+    child: String,
+    id: String,
+    mmacs: f64,
+    /// Sliced from the model, recalibrated, nothing else.
+    sliced: f64,
+    /// By arm; none where it diverged.
+    trained: Vec<(String, Option<f64>)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Numbers {
+    #[serde(flatten)]
+    setup: Setup,
+    rows: Vec<Row>,
+}
+
+/// A way to train one child.
+type Method = (String, Box<dyn Fn(&Child) -> Arm>);
+
+impl FineTuning {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let workshop = Workshop::open(&self.training, "fine-tuning")?;
+        let method = |rate: f64| -> Method {
+            let base = workshop.settings.clone();
+            let arm = move |child: &Child| {
+                let schedule =
+                    Schedule { rate_per_256: rate, warmup_epochs: 0.0, floor: 1.0, shape: Decay::Exponential, ..base.schedule.clone() };
+                let settings = TrainSettings { roster: Roster::Child(child.choices().clone()), schedule, ..base.clone() };
+                Arm { name: format!("{} at {rate}", child.id()), settings, from_model: true, taught_by_model: false }
+            };
+            (format!("fine-tuned at {rate}"), Box::new(arm))
+        };
+        let methods = self.rates.iter().map(|&rate| method(rate)).collect();
+        compare(workshop, &self.training, "fine-tuning", "Children sliced from {}, and fine-tuned at constant learning rates.", methods)
+    }
+}
+
+impl FromScratch {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let workshop = Workshop::open(&self.training, "from-scratch")?;
+        let method = |name: &str, roster: fn(&Child) -> Roster, taught_by_model: bool| -> Method {
+            let (base, title) = (workshop.settings.clone(), name.to_owned());
+            let arm = move |child: &Child| {
+                let settings = TrainSettings { roster: roster(child), ..base.clone() };
+                Arm { name: format!("{} {title}", child.id()), settings, from_model: false, taught_by_model }
+            };
+            (name.to_owned(), Box::new(arm))
+        };
+        let alone: fn(&Child) -> Roster = |child| Roster::Child(child.choices().clone());
+        let methods = vec![
+            method("from scratch", alone, false),
+            method("distilled from the model (A)", alone, true),
+            method("distilled in place (B)", |child| Roster::BiggestAnd(child.choices().clone()), false),
+        ];
+        compare(
+            workshop,
+            &self.training,
+            "from-scratch",
+            "Children sliced from {}, and the same architectures trained from scratch.",
+            methods,
+        )
+    }
+}
+
+/// Trains every child by every method, and reports.
+fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, methods: Vec<Method>) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for (child_name, child) in workshop.lab.children.clone() {
+        let sliced = workshop.recalibrated(&child)?;
+        let mut trained = Vec::new();
+        for (method, arm) in &methods {
+            let accuracy = match workshop.train(&arm(&child))? {
+                Trained::Finished { weights, .. } => Some(workshop.accuracy(&weights, &child)?),
+                Trained::Diverged { .. } => None,
+            };
+            trained.push((method.clone(), accuracy));
+        }
+        let mmacs = workshop.lab.plan(&child).cost().macs.millions();
+        rows.push(Row { child: child_name, id: child.id().to_string(), mmacs, sliced, trained });
+    }
+    let what = format!(
+        "{} Top-1 accuracy in %, and the difference to the sliced child. {}",
+        what.replace("{}", &workshop.lab.model.card.name),
+        workshop.describe()
+    );
+    let fixed = ["child", "MMACs", "sliced"].map(str::to_owned);
+    let columns = fixed.into_iter().chain(methods.iter().map(|(method, _)| method.clone())).collect();
+    let chart = chart(&rows, &methods);
+    let table = rows.iter().map(cells).collect();
+    let numbers = Numbers { setup: workshop.setup(), rows };
+    Report { name, what, columns, rows: table, chart, numbers }.publish(&args.common.output)
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let difference = |accuracy: Option<f64>| match accuracy {
+        Some(accuracy) => format!("{:.2} ({:+.2})", 100.0 * accuracy, 100.0 * (accuracy - row.sliced)),
+        None => "diverged".to_owned(),
+    };
+    let fixed = [row.child.clone(), format!("{:.2}", row.mmacs), format!("{:.2}", 100.0 * row.sliced)];
+    fixed.into_iter().chain(row.trained.iter().map(|(_, accuracy)| difference(*accuracy))).collect()
+}
+
+fn chart(rows: &[Row], methods: &[Method]) -> Chart {
+    let line = |name: &str, accuracy: &dyn Fn(&Row) -> Option<f64>| {
+        let mut points: Vec<_> = rows.iter().filter_map(|row| Some((row.mmacs, 100.0 * accuracy(row)?))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { name: name.to_owned(), mark: Mark::Line, points }
+    };
+    let trained = methods.iter().enumerate().map(|(at, (method, _))| line(method, &|row| row.trained.get(at)?.1));
+    Chart {
+        title: "The same architectures, trained in several ways".to_owned(),
+        x: "MMACs".to_owned(),
+        y: "top-1 accuracy, %".to_owned(),
+        series: std::iter::once(line("sliced from the model", &|row| Some(row.sliced))).chain(trained).collect(),
+    }
+}

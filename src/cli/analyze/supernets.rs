@@ -1,0 +1,149 @@
+//! Trainings of a whole single-stage model that differ in one technique (paper, 5.3).
+
+use serde::Serialize;
+
+use super::report::Report;
+use super::workshop::{Arm, Setup, Trained, Training, Workshop};
+use crate::plot::{Chart, Mark, Series};
+use crate::train::{Accuracy, Regularise, TrainSettings};
+
+/// Arguments of `bignas analyze initialisation`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Initialisation {
+    #[command(flatten)]
+    training: Training,
+    /// The reduced learning rate, as a share of the full one
+    #[arg(long, default_value_t = 0.3, value_name = "SHARE")]
+    reduced: f64,
+}
+
+/// Arguments of `bignas analyze constant-ending`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConstantEnding {
+    #[command(flatten)]
+    training: Training,
+    /// Floors of the learning rate, as shares of the highest; 0 decays to the end
+    #[arg(long, num_args = 1.., value_name = "SHARE", default_values_t = [0.0, 0.03, 0.05, 0.08, 0.1])]
+    floors: Vec<f64>,
+}
+
+/// Arguments of `bignas analyze regularisation`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Regularisation {
+    #[command(flatten)]
+    training: Training,
+}
+
+/// What one arm reached.
+#[derive(Debug, Serialize)]
+struct Row {
+    arm: String,
+    /// The step at which the network was no longer a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diverged_at_step: Option<u64>,
+    smallest: Option<f64>,
+    biggest: Option<f64>,
+    /// After every epoch, on some of the test images.
+    epochs: Vec<(u64, Accuracy)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Numbers {
+    #[serde(flatten)]
+    setup: Setup,
+    rows: Vec<Row>,
+}
+
+impl Initialisation {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let workshop = Workshop::open(&self.training, "initialisation")?;
+        let full = workshop.settings.schedule.rate_per_256;
+        let mut arms = Vec::new();
+        for (rate, share) in [("full rate", 1.0), ("reduced rate", self.reduced)] {
+            for (start, zero_gamma) in [("identity", true), ("naive", false)] {
+                let mut settings = TrainSettings { zero_gamma, ..workshop.settings.clone() };
+                settings.schedule.rate_per_256 = full * share;
+                arms.push((format!("{start}, {rate}"), settings));
+            }
+        }
+        compare(workshop, &self.training, "initialisation", "Blocks that start as the identity, and naive ones.", arms)
+    }
+}
+
+impl ConstantEnding {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let workshop = Workshop::open(&self.training, "constant-ending")?;
+        let arm = |&floor: &f64| {
+            let mut settings = workshop.settings.clone();
+            settings.schedule.floor = floor;
+            (format!("floor {} %", 100.0 * floor), settings)
+        };
+        let arms = self.floors.iter().map(arm).collect();
+        compare(workshop, &self.training, "constant-ending", "Floors under the decaying learning rate.", arms)
+    }
+}
+
+impl Regularisation {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let workshop = Workshop::open(&self.training, "regularisation")?;
+        let arm = |(name, regularise): (&str, Regularise)| (name.to_owned(), TrainSettings { regularise, ..workshop.settings.clone() });
+        let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(arm).to_vec();
+        compare(workshop, &self.training, "regularisation", "Weight decay and dropout for the biggest child alone, or for everyone.", arms)
+    }
+}
+
+/// Trains every arm, and reports its smallest and biggest child.
+fn compare(
+    mut workshop: Workshop<'_>,
+    args: &Training,
+    name: &'static str,
+    what: &str,
+    arms: Vec<(String, TrainSettings)>,
+) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for (name, settings) in arms {
+        let arm = Arm { name, settings, from_model: false, taught_by_model: false };
+        rows.push(measure(&mut workshop, arm)?);
+    }
+    let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
+    let cells = |row: &Row| {
+        let fate = row.diverged_at_step.map_or_else(|| "finished".to_owned(), |step| format!("diverged at step {step}"));
+        vec![row.arm.clone(), percent(row.smallest), percent(row.biggest), fate]
+    };
+    let what = format!("{what} Top-1 accuracy in %. {}", workshop.describe());
+    let columns = ["arm", "smallest child", "biggest child", "training"].map(str::to_owned).to_vec();
+    let table = rows.iter().map(cells).collect();
+    let chart = chart(&rows);
+    let numbers = Numbers { setup: workshop.setup(), rows };
+    Report { name, what, columns, rows: table, chart, numbers }.publish(&args.common.output)
+}
+
+fn measure(workshop: &mut Workshop<'_>, arm: Arm) -> anyhow::Result<Row> {
+    let (smallest, biggest) = (workshop.lab.model.card.space.smallest(), workshop.lab.model.card.space.biggest());
+    Ok(match workshop.train(&arm)? {
+        Trained::Diverged { step } => {
+            Row { arm: arm.name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs: Vec::new() }
+        }
+        Trained::Finished { weights, epochs } => Row {
+            arm: arm.name,
+            diverged_at_step: None,
+            smallest: Some(workshop.accuracy(&weights, &smallest)?),
+            biggest: Some(workshop.accuracy(&weights, &biggest)?),
+            epochs,
+        },
+    })
+}
+
+fn chart(rows: &[Row]) -> Chart {
+    let line = |row: &Row, child: &str, of: fn(&Accuracy) -> Option<f64>| {
+        let points = row.epochs.iter().filter_map(|(epoch, accuracy)| Some((*epoch as f64, 100.0 * of(accuracy)?))).collect();
+        Series { name: format!("{}: {child}", row.arm), mark: Mark::Line, points }
+    };
+    let lines = rows.iter().flat_map(|row| [line(row, "biggest", |a| a.biggest), line(row, "smallest", |a| a.smallest)]);
+    Chart {
+        title: "Accuracy after each epoch".to_owned(),
+        x: "epochs".to_owned(),
+        y: "top-1 accuracy, %".to_owned(),
+        series: lines.filter(|series| !series.points.is_empty()).collect(),
+    }
+}

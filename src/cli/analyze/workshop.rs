@@ -1,0 +1,186 @@
+//! What analyses that train share: arms, each a training of its own that can be interrupted, and their accuracies.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, bail, ensure};
+use serde::Serialize;
+
+use super::Common;
+use super::lab::Lab;
+use crate::checkpoint::Weights;
+use crate::cli::common::open_images;
+use crate::cli::train::augment::default_augment;
+use crate::cli::train::flags::SettingsFlags;
+use crate::cli::train::stop_flag;
+use crate::data::{Augment, Source, Split};
+use crate::space::Child;
+use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, run as train};
+
+/// What every analysis that trains is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Training {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(flatten)]
+    settings: SettingsFlags,
+    /// Training images, a seeded choice; all, if not given
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..))]
+    train_images: Option<u32>,
+    /// Where the runs lie; the same command goes on with those that are there
+    #[arg(long, value_name = "DIR", default_value = "runs/analysis")]
+    runs: PathBuf,
+    /// Calibration images of every child that is measured
+    #[arg(long, default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    calibration_images: u32,
+}
+
+/// One training of several that are compared.
+pub(super) struct Arm {
+    /// What distinguishes it, in words.
+    pub(super) name: String,
+    pub(super) settings: TrainSettings,
+    /// Whether it starts from the model's weights.
+    pub(super) from_model: bool,
+    /// Whether the model's biggest child stands in for the labels.
+    pub(super) taught_by_model: bool,
+}
+
+/// What became of an arm.
+pub(super) enum Trained {
+    Finished {
+        weights: Box<Weights>,
+        /// After every epoch, on some of the test images.
+        epochs: Vec<(u64, Accuracy)>,
+    },
+    /// The network was no longer a number at this step.
+    Diverged { step: u64 },
+}
+
+/// A model, its data, and what is trained beside it.
+pub(super) struct Workshop<'a> {
+    pub(super) lab: Lab,
+    pub(super) settings: TrainSettings,
+    args: &'a Training,
+    train: Arc<Source>,
+    validation: Source,
+    directory: PathBuf,
+    stop: &'static AtomicBool,
+}
+
+/// What the numbers of an analysis say about its trainings.
+#[derive(Debug, Serialize)]
+pub(super) struct Setup {
+    /// What the arms have in common.
+    pub(super) settings: TrainSettings,
+    pub(super) training_images: usize,
+    pub(super) test_images: usize,
+    pub(super) calibration_images: u32,
+}
+
+impl<'a> Workshop<'a> {
+    /// Opens the model and its data for the analysis `name`.
+    pub(super) fn open(args: &'a Training, name: &str) -> anyhow::Result<Self> {
+        let lab = Lab::open(&args.common)?;
+        let seed = args.common.seed;
+        let settings = args.settings.change(TrainSettings { seed, epochs: 2, ..TrainSettings::default() })?;
+        let preprocessing = &lab.model.card.preprocessing;
+        let source = |split, augment| -> anyhow::Result<Source> {
+            let images = open_images(&lab.model.card, &args.common.data, split)?;
+            Ok(Source { images, preprocessing: preprocessing.clone(), augment })
+        };
+        let mut train = source(Split::Train, default_augment(preprocessing))?;
+        if let Some(count) = args.train_images {
+            train.images = train.images.sample(count as usize, seed);
+        }
+        let validation = source(Split::Test, Augment::NONE)?;
+        let (train, directory, stop) = (Arc::new(train), args.runs.join(name), stop_flag()?);
+        Ok(Self { train, validation, settings, args, directory, stop, lab })
+    }
+
+    /// Trains an arm, or goes on with it where it was interrupted.
+    pub(super) fn train(&self, arm: &Arm) -> anyhow::Result<Trained> {
+        let run = self.directory.join(slug(&arm.name));
+        eprintln!("{}: training in {}", arm.name, run.display());
+        let resume = prepare(&run, arm)?;
+        let job = Job {
+            space: &self.lab.model.card.space,
+            train: Arc::clone(&self.train),
+            validation: Some(&self.validation),
+            start: arm.from_model.then_some(&self.lab.model.weights),
+            teacher: arm.taught_by_model.then_some(&self.lab.model.weights),
+            directory: &run,
+            device: Device::Cpu,
+            threads: self.args.common.runtime.threads(),
+            loader_threads: 1,
+            stop: self.stop,
+        };
+        match train(&job, &arm.settings, resume) {
+            Ok(Outcome::Finished { weights, .. }) => {
+                Ok(Trained::Finished { weights: Box::new(weights), epochs: accuracies(&run.join("metrics.jsonl"))? })
+            }
+            Ok(Outcome::Stopped { checkpoint }) => bail!("stopped; saved {}; the same command goes on from there", checkpoint.display()),
+            Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Accuracy of `child` with these weights on the whole test set, recalibrated.
+    pub(super) fn accuracy(&mut self, weights: &Weights, child: &Child) -> anyhow::Result<f64> {
+        let own = std::mem::replace(&mut self.lab.model.weights, weights.clone());
+        let accuracy = self.recalibrated(child);
+        self.lab.model.weights = own;
+        accuracy
+    }
+
+    /// The same with the model's own weights.
+    pub(super) fn recalibrated(&self, child: &Child) -> anyhow::Result<f64> {
+        let images = self.lab.calibration(self.args.calibration_images as usize)?;
+        self.lab.accuracy(child, &self.lab.statistics(child, &images)?)
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        Setup {
+            settings: self.settings.clone(),
+            training_images: self.train.images.len(),
+            test_images: self.lab.test_images(),
+            calibration_images: self.args.calibration_images,
+        }
+    }
+
+    /// The setup in a sentence.
+    pub(super) fn describe(&self) -> String {
+        let Setup { settings, training_images, test_images, calibration_images } = self.setup();
+        format!(
+            "{} epochs over {training_images} training images, batch {}, {:?}, learning rate {} per 256, seed {}; tested on {test_images} \
+             images, recalibrated on {calibration_images} training images.",
+            settings.epochs, settings.batch_size, settings.optimiser.kind, settings.schedule.rate_per_256, settings.seed
+        )
+    }
+}
+
+/// Whether the run is there already and goes on.
+fn prepare(run: &Path, arm: &Arm) -> anyhow::Result<bool> {
+    match RunDirectory::peek(run) {
+        Ok(state) => {
+            let same = state.settings == arm.settings;
+            ensure!(same, "{} holds a run with other settings: choose another --runs directory, or delete it", run.display());
+            Ok(true)
+        }
+        // Nothing was saved before it was interrupted.
+        Err(TrainError::NothingToResume { .. }) => {
+            if run.exists() {
+                std::fs::remove_dir_all(run).with_context(|| format!("cannot begin {} anew", run.display()))?;
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A name for a directory.
+fn slug(name: &str) -> String {
+    let plain = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { ' ' });
+    plain.collect::<String>().split_whitespace().collect::<Vec<_>>().join("-")
+}
