@@ -20,7 +20,7 @@ fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
-	openapi bench fetch data train search clean
+	openapi bench bench-train fetch data train search clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ openapi: ## Write openapi/openapi.json from the code
 
 bench: build ## Run the benchmarks
 	@$(onnxruntime) cargo bench --locked && $(PYTHON) -B bench/imagenet_memory.py $(TARGET)/release/bignas
+
+bench-train: build-train ## Compare training with eager PyTorch (PYTORCH=an interpreter with torch 2.13.0)
+	@$(PYTHON) -B bench/training.py $(TRAIN_BIN) "$(PYTORCH)"
 
 fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache
 	@$(fetch) onnxruntime && $(fetch) libtorch && $(fetch) fashion-mnist

@@ -208,8 +208,8 @@ fn analyses_that_train_compare_what_they_say() {
         let row = numbers(name)["rows"][0].clone();
         assert!(row["child"] == "smallest" && row["sliced"].is_f64(), "{row}");
         let trained = row["trained"].as_array().expect("methods").clone();
-        assert!(trained.iter().all(|method| method[1].is_f64()), "{row}");
-        trained.iter().map(|method| method[0].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        assert!(trained.iter().all(|method| method["accuracy"].is_f64() && method["gain"]["margin"].is_f64()), "{row}");
+        trained.iter().map(|method| method["method"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
 
     succeed(analyse("fine-tuning", &["--child", "smallest", "--rates", "0.01", "0.0001"]));

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
+use crate::evaluate::{Difference, difference};
 use crate::plot::{Chart, Mark, Series};
 use crate::space::Child;
 use crate::train::{Decay, Roster, Schedule, TrainSettings};
@@ -23,6 +24,20 @@ pub(super) struct FineTuning {
 pub(super) struct FromScratch {
     #[command(flatten)]
     training: Training,
+    /// From what the children learn; all three, if not given
+    #[arg(long, value_enum, num_args = 1.., value_name = "TEACHER", default_values_t = [Lessons::Labels, Lessons::Model, Lessons::InPlace])]
+    from: Vec<Lessons>,
+}
+
+/// What a child that is trained from scratch learns from.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Lessons {
+    /// The labels
+    Labels,
+    /// The predictions of the model's biggest child, as it is: the paper's distillation A
+    Model,
+    /// The predictions of a biggest child trained beside it in the same weights: the paper's distillation B
+    InPlace,
 }
 
 /// A child, sliced and as every arm trained it.
@@ -33,8 +48,17 @@ struct Row {
     mmacs: f64,
     /// Sliced from the model, recalibrated, nothing else.
     sliced: f64,
-    /// By arm; none where it diverged.
-    trained: Vec<(String, Option<f64>)>,
+    trained: Vec<Outcome>,
+}
+
+/// What a child reached that was trained on its own.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    method: String,
+    /// None where it diverged.
+    accuracy: Option<f64>,
+    /// Accuracy of the trained child minus that of the sliced one, on the same images.
+    gain: Option<Difference>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,11 +101,12 @@ impl FromScratch {
             (name.to_owned(), Box::new(arm))
         };
         let alone: fn(&Child) -> Roster = |child| Roster::Child(child.choices().clone());
-        let methods = vec![
-            method("from scratch", alone, false),
-            method("distilled from the model (A)", alone, true),
-            method("distilled in place (B)", |child| Roster::BiggestAnd(child.choices().clone()), false),
-        ];
+        let methods = self.from.iter().map(|lessons| match lessons {
+            Lessons::Labels => method("from scratch", alone, false),
+            Lessons::Model => method("distilled from the model (A)", alone, true),
+            Lessons::InPlace => method("distilled in place (B)", |child| Roster::BiggestAnd(child.choices().clone()), false),
+        });
+        let methods = methods.collect();
         compare(
             workshop,
             &self.training,
@@ -96,20 +121,21 @@ impl FromScratch {
 fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, methods: Vec<Method>) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (child_name, child) in workshop.lab.children.clone() {
-        let sliced = workshop.recalibrated(&child)?;
+        let sliced = workshop.test_model(&child)?;
         let mut trained = Vec::new();
         for (method, arm) in &methods {
-            let accuracy = match workshop.train(&arm(&child))? {
-                Trained::Finished { weights, .. } => Some(workshop.accuracy(&weights, &child)?),
+            let tally = match workshop.train(&arm(&child))? {
+                Trained::Finished { weights, .. } => Some(workshop.test(&weights, &child)?),
                 Trained::Diverged { .. } => None,
             };
-            trained.push((method.clone(), accuracy));
+            let gain = tally.as_ref().map(|tally| difference(&tally.correct, &sliced.correct));
+            trained.push(Outcome { method: method.clone(), accuracy: tally.map(|tally| tally.accuracy()), gain });
         }
         let mmacs = workshop.lab.plan(&child).cost().macs.millions();
-        rows.push(Row { child: child_name, id: child.id().to_string(), mmacs, sliced, trained });
+        rows.push(Row { child: child_name, id: child.id().to_string(), mmacs, sliced: sliced.accuracy(), trained });
     }
     let what = format!(
-        "{} Top-1 accuracy in %, and the difference to the sliced child. {}",
+        "{} Top-1 accuracy in %, and the paired difference to the sliced child with its 95 % interval. {}",
         what.replace("{}", &workshop.lab.model.card.name),
         workshop.describe()
     );
@@ -122,12 +148,12 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let difference = |accuracy: Option<f64>| match accuracy {
-        Some(accuracy) => format!("{:.2} ({:+.2})", 100.0 * accuracy, 100.0 * (accuracy - row.sliced)),
-        None => "diverged".to_owned(),
+    let outcome = |outcome: &Outcome| match (outcome.accuracy, outcome.gain) {
+        (Some(accuracy), Some(gain)) => format!("{:.2} ({:+.2} ± {:.2})", 100.0 * accuracy, 100.0 * gain.mean, 100.0 * gain.margin),
+        _ => "diverged".to_owned(),
     };
     let fixed = [row.child.clone(), format!("{:.2}", row.mmacs), format!("{:.2}", 100.0 * row.sliced)];
-    fixed.into_iter().chain(row.trained.iter().map(|(_, accuracy)| difference(*accuracy))).collect()
+    fixed.into_iter().chain(row.trained.iter().map(outcome)).collect()
 }
 
 fn chart(rows: &[Row], methods: &[Method]) -> Chart {
@@ -136,7 +162,7 @@ fn chart(rows: &[Row], methods: &[Method]) -> Chart {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         Series { name: name.to_owned(), mark: Mark::Line, points }
     };
-    let trained = methods.iter().enumerate().map(|(at, (method, _))| line(method, &|row| row.trained.get(at)?.1));
+    let trained = methods.iter().enumerate().map(|(at, (method, _))| line(method, &|row| row.trained.get(at)?.accuracy));
     Chart {
         title: "The same architectures, trained in several ways".to_owned(),
         x: "MMACs".to_owned(),

@@ -12,6 +12,7 @@ use crate::cli::common::{find_child, open_images};
 use crate::cli::evaluate::evaluate;
 use crate::data::{Augment, CalibrationSet, ImageSet, PatchSet, Source, Split, calibration_indices};
 use crate::deploy::{Statistics, deploy};
+use crate::evaluate::Tally;
 use crate::image::Patch;
 use crate::onnx::Input;
 use crate::runtime::{Network, Runtime};
@@ -87,8 +88,13 @@ impl Lab {
 
     /// Accuracy on the whole test set with `statistics`.
     pub(super) fn accuracy(&self, child: &Child, statistics: &BnStats) -> anyhow::Result<f64> {
+        Ok(self.tally(child, statistics)?.accuracy())
+    }
+
+    /// What the child gets right on the whole test set with `statistics`.
+    pub(super) fn tally(&self, child: &Child, statistics: &BnStats) -> anyhow::Result<Tally> {
         let deployed = deploy(&self.model, child, Statistics::Known(statistics), Input::Resolution)?;
         let mut network = Network::load(&self.runtime, &deployed.onnx, &format!("child {}", child.id()), self.threads)?;
-        Ok(evaluate(&mut network, &self.test, TEST_BATCH)?.accuracy())
+        evaluate(&mut network, &self.test, TEST_BATCH)
     }
 }

@@ -127,8 +127,8 @@ fn measure(workshop: &mut Workshop<'_>, arm: Arm) -> anyhow::Result<Row> {
         Trained::Finished { weights, epochs } => Row {
             arm: arm.name,
             diverged_at_step: None,
-            smallest: Some(workshop.accuracy(&weights, &smallest)?),
-            biggest: Some(workshop.accuracy(&weights, &biggest)?),
+            smallest: Some(workshop.test(&weights, &smallest)?.accuracy()),
+            biggest: Some(workshop.test(&weights, &biggest)?.accuracy()),
             epochs,
         },
     })

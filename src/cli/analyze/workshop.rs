@@ -15,6 +15,7 @@ use crate::cli::train::augment::default_augment;
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::stop_flag;
 use crate::data::{Augment, Source, Split};
+use crate::evaluate::Tally;
 use crate::space::Child;
 use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, run as train};
 
@@ -126,18 +127,18 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// Accuracy of `child` with these weights on the whole test set, recalibrated.
-    pub(super) fn accuracy(&mut self, weights: &Weights, child: &Child) -> anyhow::Result<f64> {
+    /// What `child` gets right on the whole test set with these weights, recalibrated.
+    pub(super) fn test(&mut self, weights: &Weights, child: &Child) -> anyhow::Result<Tally> {
         let own = std::mem::replace(&mut self.lab.model.weights, weights.clone());
-        let accuracy = self.recalibrated(child);
+        let tally = self.test_model(child);
         self.lab.model.weights = own;
-        accuracy
+        tally
     }
 
     /// The same with the model's own weights.
-    pub(super) fn recalibrated(&self, child: &Child) -> anyhow::Result<f64> {
+    pub(super) fn test_model(&self, child: &Child) -> anyhow::Result<Tally> {
         let images = self.lab.calibration(self.args.calibration_images as usize)?;
-        self.lab.accuracy(child, &self.lab.statistics(child, &images)?)
+        self.lab.tally(child, &self.lab.statistics(child, &images)?)
     }
 
     pub(super) fn setup(&self) -> Setup {

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Compare the speed of `bignas train` with that of an eager PyTorch loop over the same space, batch and threads.
+
+    training.py BIGNAS PYTHON [--space cifar10] [--steps 40] [--rounds 3] [--threads 2] [--batch-size 128]
+
+BIGNAS is the training binary (`make build-train`), PYTHON an interpreter that has PyTorch 2.13.0 from its wheel:
+`python3 -m venv DIR && DIR/bin/pip install torch==2.13.0`. The two run in turn, so that a slow spell of the machine
+meets both. `bignas train` reads, augments and normalises its images, random ones in CIFAR-10's binary form; PyTorch has
+one normalised batch in memory (bench/pytorch_training.py) and is tried in both memory layouts, of which the faster
+counts. Both keep their default allocator, environment and thread settings. The first step of every run does not count.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 10
+
+
+def write_data(directory, images):
+    """CIFAR-10's binary form: a label and 3,072 pixels an image, in five files for training and one for the test."""
+    noise = random.Random(0)
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    for name, count in [(name, images // 5) for name in names] + [("test_batch.bin", 100)]:
+        records = (bytes([noise.randrange(CLASSES)]) + noise.randbytes(3072) for _ in range(count))
+        (directory / name).write_bytes(b"".join(records))
+    (directory / "batches.meta.txt").write_text("".join(f"class {number}\n" for number in range(CLASSES)))
+
+
+def bignas(binary, data, work, args):
+    """Images per second, and the resident memory in GiB early and at the end."""
+    run = tempfile.mkdtemp(dir=work)
+    command = [binary, "train", "--data", data, "--space", args.space, "--run", f"{run}/run", "--model", f"{run}/model"]
+    command += ["--epochs", "1", "--batch-size", str(args.batch_size), "--threads", str(args.threads)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = Path(run) / "run/metrics.jsonl"
+    memory = []
+    try:
+        first = process.stderr.readline()
+        if not first.startswith("step 1 "):
+            sys.exit(f"bignas train: {first}{process.stderr.read()}")
+        started = time.perf_counter()
+        while not steps_done(metrics) >= args.steps:
+            if process.poll() is not None:
+                sys.exit(f"bignas train ended early: {process.stderr.read()}")
+            time.sleep(0.02)
+            memory.append(resident_gib(process.pid))
+        seconds = time.perf_counter() - started
+    finally:
+        process.kill()
+        process.wait()
+    return (args.steps - 1) * args.batch_size / seconds, memory[len(memory) // 4], memory[-1]
+
+
+def steps_done(metrics):
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def resident_gib(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next((line for line in status.splitlines() if line.startswith("VmRSS:")), "VmRSS: 0 kB")
+    return int(line.split()[1]) / 2**20
+
+
+def pytorch(python, space, weights, args, channels_last):
+    command = [python, "-B", ROOT / "bench/pytorch_training.py", space, weights, "--steps", str(args.steps)]
+    command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
+    output = subprocess.run(command + ["--channels-last"] * channels_last, check=True, capture_output=True, text=True)
+    speeds = json.loads(output.stdout)["images_per_second"][1:]
+    return len(speeds) / sum(1 / speed for speed in speeds)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bignas")
+    parser.add_argument("python")
+    parser.add_argument("--space", default="cifar10")
+    parser.add_argument("--steps", type=int, default=40, help="a multiple of 20")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        data = Path(work) / "data"
+        data.mkdir()
+        write_data(data, args.batch_size * (args.steps + 1) + 4)
+        model = Path(work) / "model"
+        subprocess.run([args.bignas, "init", "--space", args.space, "--gamma", "zero", "-o", model], check=True, capture_output=True)
+        space = Path(work) / "space.json"
+        space.write_text(json.dumps(json.loads((model / "model.json").read_text())["space"]))
+        ratios = []
+        for number in range(args.rounds):
+            ours, early, late = bignas(args.bignas, data, work, args)
+            plain, last = (pytorch(args.python, space, model / "weights.safetensors", args, layout) for layout in (False, True))
+            ratios.append(ours / max(plain, last))
+            print(
+                f"round {number + 1}: bignas {ours:.1f} images/s ({early:.2f} GiB after a quarter, {late:.2f} at the end), "
+                f"PyTorch {plain:.1f} in its default layout, {last:.1f} channels last: {ratios[-1]:.2f}x",
+                flush=True,
+            )
+        print(f"bignas train / PyTorch in its faster layout: {statistics.median(ratios):.2f}x, median of {args.rounds}")
+
+
+if __name__ == "__main__":
+    main()
