@@ -2,11 +2,16 @@
 
 #![warn(clippy::unwrap_used)]
 
+use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
 
 use clap::Parser;
 
+/// What a shell reports of a program whose reader has gone: 128 and the number of SIGPIPE.
+const READER_GONE: i32 = 141;
+
 fn main() -> ExitCode {
+    end_quietly_where_the_reader_has_gone();
     match bignas::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -16,4 +21,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `bignas … | head` is no error: `println!` panics where nobody reads any more, and this program ends there without a word.
+fn end_quietly_where_the_reader_has_gone() {
+    let usual = take_hook();
+    set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(READER_GONE);
+        }
+        usual(panic);
+    }));
 }

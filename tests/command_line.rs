@@ -1,0 +1,43 @@
+//! The command line as programs beside it see it.
+
+use std::process::{Command, Stdio};
+
+fn bignas(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
+    command.args(arguments);
+    command
+}
+
+/// As `bignas … | head` is: whoever reads goes away before all is written.
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    for arguments in [&["openapi"][..], &["inspect", "--space", "bignas"]] {
+        let mut running = bignas(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        drop(running.stdout.take());
+        let output = running.wait_with_output().expect("ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(141), ""), "{arguments:?}");
+    }
+}
+
+/// There is no GPU where the tests run, or no libtorch that could use it.
+#[cfg(feature = "train")]
+#[test]
+fn a_gpu_that_is_missing_is_said() {
+    if bignas::train::gpu().is_ok() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let image = image::GrayImage::new(28, 28);
+    for split in ["train", "test"] {
+        let folder = directory.path().join(split).join("only");
+        std::fs::create_dir_all(&folder).expect("creates");
+        image.save(folder.join("0.png")).expect("saves");
+    }
+    let output = bignas(&["train", "--data", ".", "--run", "run", "--model", "model", "--device", "cuda"])
+        .current_dir(directory.path())
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("libtorch sees no GPU"), "{said}");
+}
