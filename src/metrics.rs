@@ -17,6 +17,14 @@ pub struct Metrics {
     pub phase_seconds: HistogramVec,
     /// Images that wait for a worker.
     pub queue_depth: IntGauge,
+    /// Images that nobody waited for any more, when their turn came or while they were computed.
+    pub cancelled_images: IntCounter,
+    /// Requests that were not queued or not answered in time, by reason: `deadline` or `queue`.
+    pub shed: IntCounterVec,
+    /// Requests answered by a smaller child than an idle server would have taken.
+    pub degraded: IntCounter,
+    /// Predicted time of a run over what it took.
+    pub prediction_ratio: Histogram,
     /// Images in one run of a network.
     pub batch_size: Histogram,
     /// Requests that found their child, by where: `memory`, `disk` or `built`.
@@ -66,6 +74,18 @@ impl Metrics {
             // 16 µs to 8 s by factors of two: a small child answers in tens of microseconds, a cold build takes seconds.
             phase_seconds: histograms(r, "phase_seconds", "Time of each phase of a request.", "phase", &PHASES, buckets(16e-6, 20)?)?,
             queue_depth: gauge(r, "queue_depth", "Images that wait for a worker.")?,
+            cancelled_images: counter(r, "cancelled_images_total", "Images that nobody waited for any more, queued or running.")?,
+            shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &["deadline", "queue"])?,
+            degraded: counter(r, "degraded_total", "Requests answered by a smaller child than an idle server would have taken.")?,
+            // A quarter to four, by steps of a tenth.
+            prediction_ratio: register(
+                r,
+                Histogram::with_opts(histogram(
+                    "prediction_ratio",
+                    "Predicted time of a run over what it took.",
+                    exponential_buckets(0.25, 1.1, 30)?,
+                ))?,
+            )?,
             batch_size: register(r, Histogram::with_opts(histogram("batch_size", "Images in one run.", buckets(1.0, 8)?))?)?,
             child_source: counters(
                 r,

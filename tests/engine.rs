@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bignas::engine::{AddError, Budget, ChildState, ClassifyError, Engine, EngineOptions, RemoveError, Source};
+use bignas::engine::{AddError, Budget, ChildState, ClassifyError, Engine, EngineOptions, RemoveError, Request, Source};
 use bignas::image::Patch;
 use bignas::metrics::Metrics;
 use bignas::space::ChildId;
@@ -22,9 +22,10 @@ struct Flags {
 /// An engine with its own cache directory and the given flags; two workers, no warm-up.
 fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
     let cache = cache.to_str().unwrap();
-    let fixed = ["test", "--cache-dir", cache, "--workers", "2"];
+    let workers: &[&str] = if flags.contains(&"--workers") { &[] } else { &["--workers", "2"] };
+    let fixed = ["test", "--cache-dir", cache];
     let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
-    let options = Flags::parse_from(fixed.iter().chain(warm_up).chain(flags)).options;
+    let options = Flags::parse_from(fixed.iter().chain(workers).chain(warm_up).chain(flags)).options;
     Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap()
 }
 
@@ -267,4 +268,141 @@ async fn more_than_the_queue_takes_is_refused_with_a_time_to_return() {
         }
     }
     assert!(refused > 0, "twelve large requests do not fit a queue of two images");
+}
+
+fn within(engine: &Engine, budget: Budget, deadline: Option<Duration>) -> Request {
+    let children = engine.room(&budget).unwrap().iter().map(|status| status.child.id()).collect();
+    Request { children, deadline: deadline.map(|time| Instant::now() + time) }
+}
+
+/// Waits until every child is built, measured and in memory.
+async fn warm(engine: &Engine) {
+    for id in ids(engine) {
+        engine.classify(id, vec![patch(0)]).await.unwrap();
+    }
+    let begin = Instant::now();
+    while engine.children().iter().any(|status| status.latency_ms.is_none()) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the children are not measured");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_room_of_a_budget_goes_from_the_best_child_down_to_the_floor() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    warm(&engine).await;
+    let budget = Budget { mflops: Some(9.0), ..Budget::default() };
+    let room = engine.room(&budget).unwrap();
+    assert_eq!(room[0].child, engine.resolve(&budget).unwrap().child, "the first is what an idle server gives");
+    assert!(room.len() > 1);
+    for pair in room.windows(2) {
+        assert!(pair[0].accuracy >= pair[1].accuracy && pair[0].latency_ms > pair[1].latency_ms, "{pair:?}");
+    }
+    let floor = room[0].accuracy;
+    let bound = engine.room(&Budget { min_accuracy: floor, ..budget }).unwrap();
+    assert!(bound.iter().all(|status| status.accuracy >= floor), "{bound:?}");
+    assert!(engine.room(&Budget { mflops: Some(1e-3), ..Budget::default() }).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_nobody_can_keep_is_refused_before_any_work() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    warm(&engine).await;
+    let images = vec![patch(1); 64];
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    let before = runs();
+    let refused = engine.classify(within(&engine, Budget::default(), Some(Duration::from_micros(1))), images.clone()).await;
+    assert!(matches!(refused, Err(ClassifyError::TooLate)), "{refused:?}");
+    assert_eq!(runs(), before);
+    assert_eq!(engine.metrics().shed.with_label_values(&["deadline"]).get(), 1);
+    let answer = engine.classify(within(&engine, Budget::default(), Some(Duration::from_secs(20))), images).await.unwrap();
+    assert_eq!((answer.logits.len(), answer.degraded_from), (64, None));
+}
+
+/// An engine whose best child is on record as taking twenty seconds an image, and all others as taking next to nothing.
+async fn engine_with_a_slow_best_child(model: &TestModel, cache: &Path) -> Engine {
+    let first = engine(model, cache, &[]);
+    warm(&first).await;
+    let best = first.resolve(&Budget::default()).unwrap().child.id().to_string();
+    drop(first);
+    for file in std::fs::read_dir(cache.join("latency")).unwrap() {
+        let path = file.unwrap().path();
+        let mut table: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for (id, runs) in table["runs_ms"].as_object_mut().unwrap() {
+            *runs = serde_json::json!([[1, if *id == best { 20_000.0 } else { 0.01 }]]);
+        }
+        std::fs::write(&path, table.to_string()).unwrap();
+    }
+    let second = engine(model, cache, &[]);
+    for id in ids(&second) {
+        second.classify(id, vec![patch(0)]).await.unwrap();
+    }
+    second
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tight_deadline_is_kept_by_a_smaller_child_but_not_under_the_floor() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine_with_a_slow_best_child(&model, cache.path()).await;
+    let room = engine.room(&Budget::default()).unwrap();
+    let [best, next] = [0, 1].map(|place| room[place].child.id());
+    let deadline = Some(Duration::from_secs(10));
+    let answer = engine.classify(within(&engine, Budget::default(), deadline), vec![patch(1)]).await.unwrap();
+    assert_eq!((answer.child, answer.degraded_from), (next, Some(best)));
+    assert_eq!(engine.metrics().degraded.get(), 1);
+    let patient = engine.classify(within(&engine, Budget::default(), Some(Duration::from_secs(600))), vec![patch(1)]).await.unwrap();
+    assert_eq!((patient.child, patient.degraded_from), (best, None));
+    let floor = Budget { min_accuracy: room[0].accuracy, ..Budget::default() };
+    let refused = engine.classify(within(&engine, floor, deadline), vec![patch(1)]).await;
+    assert!(matches!(refused, Err(ClassifyError::TooLate)), "{refused:?}");
+    let named = engine.classify(Request { deadline: Some(Instant::now() + Duration::from_secs(10)), ..best.into() }, vec![patch(1)]).await;
+    assert!(matches!(named, Err(ClassifyError::TooLate)), "who names a child gets that child or none: {named:?}");
+}
+
+/// One worker, kept busy; whoever left while waiting is not computed.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_whose_clients_left_are_not_computed() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = *ids(&engine).last().unwrap();
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let long = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.classify(id, vec![patch(0); 200]).await })
+    };
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    while runs() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let before = runs();
+    for _ in 0..30 {
+        let gone = tokio::time::timeout(Duration::from_micros(200), engine.classify(id, vec![patch(1)])).await;
+        assert!(gone.is_err(), "the worker is busy");
+    }
+    long.await.unwrap().unwrap();
+    engine.classify(id, vec![patch(2)]).await.unwrap();
+    assert_eq!(runs() - before, 1, "the last request alone");
+    assert_eq!(engine.metrics().cancelled_images.get(), 30);
+}
+
+/// A run ends where the last of its clients leaves, and its worker takes the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_when_its_clients_leave() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = *ids(&engine).last().unwrap();
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    let before = runs();
+    let images = vec![patch(0); 2_000];
+    let mut long = Box::pin(engine.classify(id, images));
+    while runs() == before {
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut long).await.is_err(), "2,000 images take longer");
+    }
+    drop(long);
+    assert_eq!(engine.classify(id, vec![patch(1)]).await.unwrap().source, Source::Memory);
+    assert_eq!(engine.metrics().cancelled_images.get(), 2_000);
+    assert_eq!(engine.metrics().panics.get(), 0);
 }

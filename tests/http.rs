@@ -308,6 +308,19 @@ async fn a_full_queue_says_when_to_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_or_refused() {
+    let server = Server::start(&[]);
+    assert_eq!(server.classify("").await.status, StatusCode::OK);
+    let reply = server.classify("deadline_ms=20000").await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert!(reply.json().get("degraded_from").is_none(), "nothing else runs");
+    let reply = server.classify("deadline_ms=0.001").await;
+    assert_eq!((reply.status.as_u16(), reply.problem().as_str()), (504, "deadline_exceeded"));
+    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("bignas_shed_total{reason=\"deadline\"} 1"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_warm_up_and_draining() {
     let server = Server::start(&["--warm-up", "true"]);
     let ready = loop {

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::{BuildError, Builder, Built};
+use super::pace::Pace;
 use super::types::ClassifyError;
 use crate::image::Patch;
-use crate::runtime::{Network, RuntimeError, measure_latency_ms};
-use crate::space::Child;
+use crate::runtime::{Network, Profile, RuntimeError, Stop};
+use crate::space::{Child, ChildId};
 
 /// Memory of a session beyond its weights, in bytes; measured at 0.6 to 0.8 MB for the smallest children.
 const SESSION_BYTES: u64 = 800_000;
@@ -19,15 +20,21 @@ pub(super) struct LoadedChild {
     held: Option<Arc<Vec<u8>>>,
     graph_bytes: u64,
     idle: Mutex<Vec<Network>>,
+    /// How long its runs take.
+    pub(super) pace: Pace,
 }
 
 impl LoadedChild {
     /// Makes the first session of a built child.
-    pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built) -> Result<Self, BuildError> {
+    pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, profile: Profile) -> Result<Self, BuildError> {
         let first = load(builder, &child, &built.onnx)?;
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
-        Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]) })
+        Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace: Pace::new(profile) })
+    }
+
+    pub(super) fn id(&self) -> ChildId {
+        self.child.id()
     }
 
     /// The deployable graph; built again if the disk has lost it.
@@ -48,15 +55,15 @@ impl LoadedChild {
         load(builder, &self.child, &self.graph(builder)?)
     }
 
-    /// Latency of one image on this device, on a session that no request shares.
-    pub(super) fn measure_latency_ms(&self, builder: &Builder) -> Result<f64, ClassifyError> {
-        measure_latency_ms(&mut self.session(builder)?).map_err(failed)
+    /// Its times on this device, on a session that no request shares.
+    pub(super) fn measure(&self, builder: &Builder) -> Result<Profile, ClassifyError> {
+        Profile::measure(&mut self.session(builder)?).map_err(failed)
     }
 
     /// Logits of every patch, one row of `[classes]` each.
     ///
-    /// A run that fails or panics loses its session; the next run makes another.
-    pub(super) fn run(&self, builder: &Builder, patches: &[Patch]) -> Result<Vec<Vec<f32>>, ClassifyError> {
+    /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
+    pub(super) fn run(&self, builder: &Builder, patches: &[&Patch], stop: &Stop) -> Result<Vec<Vec<f32>>, ClassifyError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut network = idle.map_or_else(|| self.session(builder), Ok)?;
         let [channels, resolution, _] = network.input_shape();
@@ -68,8 +75,11 @@ impl LoadedChild {
                 failed(RuntimeError::Input { what, values: patch.data.len(), count: 1, per_image })
             })?;
         }
-        let logits = network.run(&input, patches.len()).map_err(failed)?;
-        self.give_back(network);
+        let logits = network.run_until(&input, patches.len(), stop);
+        if logits.is_ok() || stop.asked() {
+            self.give_back(network);
+        }
+        let logits = logits.map_err(failed)?;
         let classes = logits.len() / patches.len().max(1);
         Ok(logits.chunks_exact(classes.max(1)).map(<[f32]>::to_vec).collect())
     }

@@ -11,7 +11,11 @@ use super::loaded::LoadedChild;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
 use crate::allocator::return_freed_memory;
-use crate::space::{Child, ChildId};
+use crate::runtime::Profile;
+use crate::space::{Child, ChildId, Plan};
+
+/// What one core does until it was measured, in millions of multiply-adds a millisecond.
+const MMACS_PER_MS: f64 = 15.0;
 
 /// What a load ends in; `None` while it goes on.
 type Outcome = Option<Result<(Arc<LoadedChild>, Source), BuildError>>;
@@ -70,6 +74,13 @@ impl Engine {
         }
     }
 
+    /// Begins to load a known child that a later request will want; where too many wait already, that request will ask again.
+    pub(super) fn begin_load(&self, id: ChildId) {
+        if let Some(known) = self.inner.registry.get(id) {
+            let _ = self.join_or_begin(known.child);
+        }
+    }
+
     fn join_or_begin(&self, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
         let id = child.id();
         let mut loading = self.inner.loading.lock();
@@ -124,7 +135,7 @@ impl Inner {
         let built = self.builder.get(child)?;
         let source = if built.from_disk { Source::Disk } else { Source::Built };
         let begin = Instant::now();
-        let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built);
+        let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, self.profile(child));
         self.builder.record("load", begin.elapsed());
         let loaded = Arc::new(loaded?);
         let bytes = loaded.bytes(self.options.workers());
@@ -134,12 +145,23 @@ impl Inner {
         Ok((loaded, source))
     }
 
+    /// The child's times as measured, or a guess from its multiply-adds until they are.
+    fn profile(&self, child: &Child) -> Profile {
+        let guess = || {
+            let card = &self.builder.model.card;
+            let macs = Plan::new(&card.space, child, card.labels.len()).cost().macs;
+            Profile::of_one_image(macs.millions() / MMACS_PER_MS)
+        };
+        self.latencies.profile(child.id()).unwrap_or_else(guess)
+    }
+
     /// Measures the latency of a child in memory; one that was dropped meanwhile stays unmeasured.
     pub(super) fn measure_now(&self, id: ChildId) {
         let Some(loaded) = self.cache.get(id) else { return };
-        match loaded.measure_latency_ms(&self.builder) {
-            Ok(latency_ms) => {
-                if let Err(error) = self.latencies.insert(id, latency_ms) {
+        match loaded.measure(&self.builder) {
+            Ok(profile) => {
+                loaded.pace.set(profile.clone());
+                if let Err(error) = self.latencies.insert(id, profile) {
                     tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");
                 }
             }

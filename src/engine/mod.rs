@@ -4,11 +4,15 @@
 //! memory, each up to a limit, and runs them on worker threads behind a bounded queue. It knows nothing of HTTP.
 
 mod build;
+mod client;
 mod loaded;
 mod loading;
 mod options;
+mod pace;
+mod pool;
 mod registry;
 mod resolve;
+mod schedule;
 mod store;
 mod types;
 mod warm_up;
@@ -22,12 +26,15 @@ use tokio::sync::oneshot;
 
 pub use build::BuildError;
 pub use options::EngineOptions;
-pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, ResolveError, Source};
+pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
 use build::Builder;
+use client::Presence;
 use loaded::LoadedChild;
 use loading::Loading;
+use pool::{Ask, Choice, Pool};
 use registry::{Known, Registry};
+use schedule::{Refused, Waiting};
 use store::Store;
 
 use crate::checkpoint::{Model, ModelCard};
@@ -37,15 +44,32 @@ use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
 use crate::space::{ChildId, Choices};
 
-/// Serves the children of one model. Clones share everything.
+/// How long a request without a deadline may be predicted to wait before it is refused.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the last handle waits for what still runs.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Serves the children of one model. Clones share everything; dropping the last one stops all threads.
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    _handles: Arc<Handles>,
+}
+
+/// Ends the work when the last handle goes: a network that still runs when the process ends takes ONNX Runtime down with it.
+#[derive(Debug)]
+struct Handles(Arc<Inner>);
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.0.stop(LAST_WAIT);
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
-    builder: Builder,
+    builder: Arc<Builder>,
     registry: Registry,
     cache: MemoryCache<ChildId, LoadedChild>,
     loading: Loading,
@@ -53,7 +77,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     options: EngineOptions,
     /// Where networks run; one thread each.
-    workers: Workers,
+    pool: Pool,
     /// Where children are built, one after another.
     builders: Workers,
     ready: AtomicBool,
@@ -94,36 +118,34 @@ impl Engine {
             let metrics = Arc::clone(metrics);
             move || metrics.panics.inc()
         };
-        let workers = Workers::start("worker", options.workers(), options.queue_limit_images, count_panics(&metrics));
+        let (build_threads, limit) = (options.build_threads(), Duration::from_millis(options.queue_limit_ms));
+        let registry = Registry::open(&model, &directory.join("added"), options.max_added_children);
+        let latencies = LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1);
+        let builder = Arc::new(Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), build_threads, calibration));
+        let pool = Pool::start(options.workers(), limit, options.queue_limit_images, Arc::clone(&builder), Arc::clone(&metrics));
         let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
         let inner = Inner {
-            registry: Registry::open(&model, &directory.join("added"), options.max_added_children),
+            registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
             loading: Loading::default(),
-            latencies: LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1),
-            workers: workers.map_err(StartError::Thread)?,
+            latencies,
+            pool: pool.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,
-            builder: Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), options.build_threads(), calibration),
+            builder,
             metrics,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             options,
         };
-        let engine = Self { inner: Arc::new(inner) };
+        let inner = Arc::new(inner);
+        let engine = Self { _handles: Arc::new(Handles(Arc::clone(&inner))), inner };
         engine.start_warm_up().map_err(StartError::Thread)?;
         Ok(engine)
     }
 
     /// Ends everything that runs: waiting work is dropped, a recalibration stops before its next batch. Waits until `limit` for it.
     pub fn stop(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        self.inner.draining.store(true, Ordering::Release);
-        self.inner.builder.stop.store(true, Ordering::Release);
-        for threads in [&self.inner.builders, &self.inner.workers] {
-            if !threads.stop(deadline.saturating_duration_since(Instant::now())) {
-                tracing::warn!("work still runs and is cut off");
-            }
-        }
+        self.inner.stop(limit);
     }
 
     /// What the model says of itself.
@@ -174,42 +196,95 @@ impl Engine {
     /// # Errors
     /// [`ResolveError`] says what the smallest child costs, or how accurate the best is.
     pub fn resolve(&self, budget: &Budget) -> Result<ChildStatus, ResolveError> {
-        let mut budget = *budget;
-        if budget.mflops.is_none() && budget.params.is_none() && budget.latency_ms.is_none() {
-            budget.mflops = self.inner.options.default_mflops;
-        }
-        let children: Vec<ChildStatus> = self.inner.registry.all().into_iter().map(|known| self.status(known)).collect();
-        resolve::resolve(&children, &budget).cloned()
+        resolve::resolve(&self.statuses(), &self.effective(budget)).cloned()
     }
 
-    /// Logits of `patches` from the child `id`, which is loaded or built first where need be. Dropping the future withdraws
-    /// the request; a build that has begun goes on.
+    /// The budget with the server's default where it has no upper bound.
+    fn effective(&self, budget: &Budget) -> Budget {
+        let unbounded = budget.mflops.is_none() && budget.params.is_none() && budget.latency_ms.is_none();
+        Budget { mflops: if unbounded { self.inner.options.default_mflops } else { budget.mflops }, ..*budget }
+    }
+
+    fn statuses(&self) -> Vec<ChildStatus> {
+        self.inner.registry.all().into_iter().map(|known| self.status(known)).collect()
+    }
+
+    /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
+    ///
+    /// Each next one is faster than all before it; whoever is neither better nor faster is left out.
+    ///
+    /// # Errors
+    /// As [`Engine::resolve`].
+    pub fn room(&self, budget: &Budget) -> Result<Vec<ChildStatus>, ResolveError> {
+        let (children, budget) = (self.statuses(), self.effective(budget));
+        let mut room = vec![resolve::resolve(&children, &budget)?.clone()];
+        for child in resolve::within(&children, &budget) {
+            let faster = child.latency_ms.zip(room[room.len() - 1].latency_ms).is_some_and(|(ms, before_ms)| ms < before_ms);
+            if faster && child.accuracy.is_some() {
+                room.push(child.clone());
+            }
+        }
+        Ok(room)
+    }
+
+    /// Logits of `patches` from one of the children that `request` allows; the best is loaded or built first where need be.
+    /// Dropping the future withdraws the request; a build that has begun goes on.
     ///
     /// # Errors
     /// [`ClassifyError`].
-    pub async fn classify(&self, id: ChildId, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
-        let (loaded, source) = self.load(id).await?;
+    pub async fn classify(&self, request: impl Into<Request>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
+        let Request { children, deadline } = request.into();
+        let answered = async {
+            let choices = self.choices(&children, deadline.is_some()).await?;
+            self.answered(choices, deadline, patches).await
+        };
+        let answer = match deadline {
+            None => answered.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answered).await.unwrap_or(Err(ClassifyError::TooLate)),
+        };
+        match &answer {
+            Ok(answer) if answer.degraded_from.is_some() => self.inner.metrics.degraded.inc(),
+            Err(ClassifyError::TooLate) => self.inner.metrics.shed.with_label_values(&["deadline"]).inc(),
+            Err(ClassifyError::Overloaded { .. }) => self.inner.metrics.shed.with_label_values(&["queue"]).inc(),
+            _ => {}
+        }
+        answer
+    }
+
+    /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first. Who is in a
+    /// hurry does not wait for it where another is there.
+    async fn choices(&self, children: &[ChildId], hurry: bool) -> Result<Vec<Choice>, ClassifyError> {
+        let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
+        let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
+        let mut choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
+        if let Some(&smallest) = smaller.last().filter(|smallest| self.inner.on_disk_only(**smallest)) {
+            self.begin_load(smallest);
+        }
+        if hurry && !choices.is_empty() && !self.inner.cache.contains(best) {
+            self.begin_load(best);
+            return Ok(choices);
+        }
+        let (loaded, source) = self.load(best).await?;
+        choices.insert(0, Choice { loaded, source });
+        Ok(choices)
+    }
+
+    /// Queues the request and waits for its answer.
+    async fn answered(&self, choices: Vec<Choice>, deadline: Option<Instant>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
         let accepted = Instant::now();
         let (reply, answer) = oneshot::channel();
         let images = patches.len();
-        let inner = Arc::clone(&self.inner);
-        let job = Box::new(move || {
-            inner.metrics.queue_depth.set(inner.workers.waiting() as i64);
-            if reply.is_closed() {
-                return;
+        let present = Presence(Arc::default());
+        let payload = Ask { patches, accepted, reply, client: Arc::clone(&present.0) };
+        let request = Waiting { images, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
+        match (self.inner.pool.submit(request), deadline) {
+            (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
+            (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),
+            (Err(Refused::TooLate(_)), None) => Err(ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() }),
+            (Err(Refused::Full(_, room_in)), _) => {
+                Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
             }
-            let taken = Instant::now();
-            inner.metrics.batch_size.observe(patches.len() as f64);
-            let logits = loaded.run(&inner.builder, &patches);
-            let answer = logits.map(|logits| Answer { logits, source, queue: taken - accepted, inference: taken.elapsed() });
-            // The client may be gone by now.
-            let _ = reply.send(answer);
-        });
-        if let Err(full) = self.inner.workers.submit(images, job) {
-            return Err(ClassifyError::Overloaded { retry_after_s: self.seconds_to_drain(full.waiting, id) });
         }
-        self.inner.metrics.queue_depth.set(self.inner.workers.waiting() as i64);
-        answer.await.map_err(|_| ClassifyError::WorkerLost)?
     }
 
     /// The deployable graph of the child `id`, built first where need be.
@@ -261,13 +336,6 @@ impl Engine {
         Ok(())
     }
 
-    /// How long the queue takes to empty at the child's measured pace, in whole seconds, at least 1.
-    fn seconds_to_drain(&self, waiting: usize, id: ChildId) -> u64 {
-        let per_image_ms = self.inner.latencies.get(id).unwrap_or(10.0);
-        let seconds = waiting as f64 * per_image_ms / 1e3 / self.inner.options.workers() as f64;
-        (seconds.ceil() as u64).max(1)
-    }
-
     fn status(&self, known: Known) -> ChildStatus {
         let latency_ms = self.inner.latencies.get(known.child.id());
         ChildStatus {
@@ -293,6 +361,21 @@ impl Engine {
 }
 
 impl Inner {
+    fn stop(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.draining.store(true, Ordering::Release);
+        self.builder.stop.store(true, Ordering::Release);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        if !(self.builders.stop(left()) & self.pool.stop(left())) {
+            tracing::warn!("work still runs and is cut off");
+        }
+    }
+
+    /// Whether a child lies on disk, and not in memory.
+    fn on_disk_only(&self, id: ChildId) -> bool {
+        !self.cache.contains(id) && self.builder.store.contains(&self.builder.key(id))
+    }
+
     fn record_usage(&self) {
         let (bytes, children) = self.cache.usage();
         self.metrics.cache_bytes.set(bytes as i64);

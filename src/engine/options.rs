@@ -25,6 +25,9 @@ pub struct EngineOptions {
     /// Images that may wait for a worker; more are refused with 429
     #[arg(long, env = "BIGNAS_QUEUE_LIMIT_IMAGES", value_name = "IMAGES", default_value_t = 256)]
     pub queue_limit_images: usize,
+    /// Milliseconds of work, by predicted times, that may wait for the workers; more is refused with 429
+    #[arg(long, env = "BIGNAS_QUEUE_LIMIT_MS", value_name = "MS", default_value_t = 5_000)]
+    pub queue_limit_ms: u64,
     /// Threads that one recalibration computes on; half the cores, if not given
     #[arg(long, env = "BIGNAS_BUILD_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub build_threads: Option<u16>,

@@ -21,6 +21,16 @@ pub fn resolve<'a>(children: &'a [ChildStatus], budget: &Budget) -> Result<&'a C
     }
 }
 
+/// The children that `budget` allows, the most accurate first; among equals the larger.
+pub fn within<'a>(children: &'a [ChildStatus], budget: &Budget) -> Vec<&'a ChildStatus> {
+    let accurate = |child: &ChildStatus| budget.min_accuracy.is_none_or(|asked| child.accuracy.is_some_and(|accuracy| accuracy >= asked));
+    let mut within: Vec<_> = children.iter().filter(|child| respects(child, budget) && accurate(child)).collect();
+    within.sort_by(|a, b| {
+        b.accuracy.unwrap_or(-1.0).total_cmp(&a.accuracy.unwrap_or(-1.0)).then(b.cost.macs.total().cmp(&a.cost.macs.total()))
+    });
+    within
+}
+
 fn respects(child: &ChildStatus, budget: &Budget) -> bool {
     let mflops = budget.mflops.is_none_or(|limit| child.cost.macs.millions() <= limit);
     let params = budget.params.is_none_or(|limit| child.cost.params.total() <= limit);

@@ -1,7 +1,7 @@
 //! What is asked of the engine, and what it answers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -76,9 +76,28 @@ pub struct DeviceInfo {
     pub workers: usize,
 }
 
+/// Who may answer a classification, and until when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The children that may, best first. An idle server takes the first; under load the others keep deadlines.
+    pub children: Vec<ChildId>,
+    /// When the answer must be there, queue and computation included; none waits as long as the server does.
+    pub deadline: Option<Instant>,
+}
+
+impl From<ChildId> for Request {
+    fn from(child: ChildId) -> Self {
+        Self { children: vec![child], deadline: None }
+    }
+}
+
 /// The answer to a classification.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// The child that answered.
+    pub child: ChildId,
+    /// The better child that an idle server would have taken.
+    pub degraded_from: Option<ChildId>,
     /// One row of logits an image, `[classes]` each.
     pub logits: Vec<Vec<f32>>,
     /// Where the child came from.
@@ -125,8 +144,11 @@ pub enum ClassifyError {
     /// There is no such child.
     #[error("there is no child {0}: `GET /children` lists them")]
     Unknown(ChildId),
+    /// No child that the request allows can answer in time.
+    #[error("no answer is possible before the deadline: give more time, or allow a smaller child with a lower min_accuracy or budget")]
+    TooLate,
     /// The queue is full.
-    #[error("the server is at its limit of queued images; try again in {retry_after_s} s")]
+    #[error("the server is at its limit of waiting work; try again in {retry_after_s} s")]
     Overloaded {
         /// When the queue will have drained at the current pace, in seconds, at least 1.
         retry_after_s: u64,

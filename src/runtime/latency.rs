@@ -1,4 +1,4 @@
-//! Latencies of networks on this device, measured at batch 1 and kept on disk.
+//! Latencies of networks on this device, measured and kept on disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Runtime, RuntimeError};
+use super::{Network, Profile, Runtime, RuntimeError};
 use crate::files::{sha256, write_atomically};
 use crate::space::ChildId;
 
@@ -43,13 +43,14 @@ pub fn measure_latency_ms(network: &mut Network) -> Result<f64, RuntimeError> {
 pub struct LatencyTable {
     path: PathBuf,
     device: String,
-    measured_ms: Mutex<BTreeMap<ChildId, f64>>,
+    profiles: Mutex<BTreeMap<ChildId, Profile>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct TableFile {
     device: String,
-    latency_ms: BTreeMap<ChildId, f64>,
+    /// Batch sizes and times of a run in milliseconds.
+    runs_ms: BTreeMap<ChildId, Profile>,
 }
 
 impl LatencyTable {
@@ -62,35 +63,41 @@ impl LatencyTable {
         let name = sha256(format!("{weights_sha256}\n{device}").as_bytes());
         let path = directory.join(format!("{}.json", &name[..32]));
         let file = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<TableFile>(&bytes).ok());
-        let measured_ms = file.filter(|file| file.device == device).map(|file| file.latency_ms).unwrap_or_default();
-        Self { path, device, measured_ms: Mutex::new(measured_ms) }
+        let profiles = file.filter(|file| file.device == device).map(|file| file.runs_ms).unwrap_or_default();
+        Self { path, device, profiles: Mutex::new(profiles) }
     }
 
     /// The latency of a child in milliseconds, where it was measured.
     #[must_use]
     pub fn get(&self, child: ChildId) -> Option<f64> {
-        self.lock().get(&child).copied()
+        self.lock().get(&child).map(Profile::latency_ms)
+    }
+
+    /// The child's times by batch size, where they were measured.
+    #[must_use]
+    pub fn profile(&self, child: ChildId) -> Option<Profile> {
+        self.lock().get(&child).cloned()
     }
 
     /// Keeps a measurement, in memory and on disk.
     ///
     /// # Errors
     /// [`std::io::Error`] where the table could not be written; the measurement is then kept in memory.
-    pub fn insert(&self, child: ChildId, latency_ms: f64) -> std::io::Result<()> {
-        let latency_ms = {
+    pub fn insert(&self, child: ChildId, profile: Profile) -> std::io::Result<()> {
+        let runs_ms = {
             let mut measured = self.lock();
-            measured.insert(child, latency_ms);
+            measured.insert(child, profile);
             measured.clone()
         };
-        let bytes = serde_json::to_vec_pretty(&TableFile { device: self.device.clone(), latency_ms })?;
+        let bytes = serde_json::to_vec_pretty(&TableFile { device: self.device.clone(), runs_ms })?;
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent)?;
         }
         write_atomically(&self.path, &bytes)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ChildId, f64>> {
-        self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ChildId, Profile>> {
+        self.profiles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Runtime {
 /// ONNX Runtime could not be loaded, or would not do what it was asked.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
+    /// ONNX Runtime could not make what ends a run early.
+    #[error("ONNX Runtime is out of memory")]
+    Stop(#[source] ort::Error),
     /// There is no library at the path.
     #[error("no ONNX Runtime at {}: run `make fetch`, or set ORT_DYLIB_PATH to a libonnxruntime.so", .0.display())]
     Missing(PathBuf),

@@ -7,10 +7,12 @@ mod cache;
 mod latency;
 mod library;
 mod network;
+mod profile;
 mod workers;
 
 pub use cache::MemoryCache;
 pub use latency::{LatencyTable, measure_latency_ms};
 pub use library::{Runtime, RuntimeError, default_library};
-pub use network::Network;
+pub use network::{Network, Stop};
+pub use profile::Profile;
 pub use workers::{Full, Job, Workers};

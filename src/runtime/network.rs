@@ -1,7 +1,9 @@
 //! A graph loaded into ONNX Runtime.
 
-use ort::session::Session;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
 use ort::value::TensorRef;
 
 use super::{Runtime, RuntimeError};
@@ -13,6 +15,43 @@ pub struct Network {
     what: String,
     shape: [usize; 3],
     threads: usize,
+}
+
+/// Ends runs early, from any thread.
+pub struct Stop {
+    options: RunOptions,
+    asked: AtomicBool,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+impl Stop {
+    /// A stop that has not been asked for.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Stop`] where ONNX Runtime has no memory left for it.
+    pub fn new() -> Result<Self, RuntimeError> {
+        let options = RunOptions::new().map_err(RuntimeError::Stop)?;
+        Ok(Self { options, asked: AtomicBool::new(false) })
+    }
+
+    /// Ends the runs that were given this stop, and those that will be, at their next layer.
+    pub fn now(&self) {
+        self.asked.store(true, Ordering::Release);
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!(%error, "a run that nobody waits for goes on");
+        }
+    }
+
+    /// Whether it was asked for.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
 }
 
 impl Network {
@@ -64,11 +103,24 @@ impl Network {
         Ok(outputs.swap_remove(0).1)
     }
 
+    /// As [`Network::run`], until `stop` is asked for.
+    ///
+    /// # Errors
+    /// As [`Network::run`]; a run that was stopped has failed.
+    pub fn run_until(&mut self, images: &[f32], count: usize, stop: &Stop) -> Result<Vec<f32>, RuntimeError> {
+        let mut outputs = self.run_with(images, count, Some(stop))?;
+        Ok(outputs.swap_remove(0).1)
+    }
+
     /// As [`Network::run`], with every output by name, in the graph's order.
     ///
     /// # Errors
     /// As [`Network::run`].
     pub fn run_all(&mut self, images: &[f32], count: usize) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
+        self.run_with(images, count, None)
+    }
+
+    fn run_with(&mut self, images: &[f32], count: usize, stop: Option<&Stop>) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
         let per_image = self.shape.iter().product::<usize>();
         if images.len() != count * per_image || count == 0 {
             return Err(RuntimeError::Input { what: self.what.clone(), values: images.len(), count, per_image });
@@ -76,7 +128,11 @@ impl Network {
         let [channels, height, width] = self.shape;
         let failed = |source: ort::Error| RuntimeError::Run { what: self.what.clone(), source };
         let input = TensorRef::from_array_view(([count, channels, height, width], images)).map_err(failed)?;
-        let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
+        let outputs = match stop {
+            Some(stop) => self.session.run_with_options(ort::inputs![input], &stop.options),
+            None => self.session.run(ort::inputs![input]),
+        };
+        let outputs = outputs.map_err(failed)?;
         let copy = |(name, value): (&str, ort::value::ValueRef<'_>)| Ok((name.to_owned(), value.try_extract_tensor::<f32>()?.1.to_vec()));
         outputs.iter().map(copy).collect::<Result<_, _>>().map_err(failed)
     }

@@ -2,13 +2,18 @@
 //!
 //! The same fields come as query, form or JSON; each may be given once.
 
+use std::time::Duration;
+
 use super::error::{ApiError, Code};
 use super::wire::{Asked, ClassifyJson};
 use crate::engine::Budget;
 use crate::space::ChildId;
 
 /// Names of the fields.
-pub(super) const FIELDS: [&str; 6] = ["mflops", "params", "latency_ms", "min_accuracy", "child", "top_k"];
+pub(super) const FIELDS: [&str; 7] = ["mflops", "params", "latency_ms", "min_accuracy", "child", "top_k", "deadline_ms"];
+
+/// The longest deadline, in milliseconds: a day.
+const LONGEST_DEADLINE_MS: f64 = 86_400_000.0;
 
 /// The fields as they were given.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +24,7 @@ pub(super) struct Fields {
     min_accuracy: Option<f64>,
     child: Option<ChildId>,
     top_k: Option<usize>,
+    deadline_ms: Option<f64>,
 }
 
 /// What is asked for, checked.
@@ -27,6 +33,8 @@ pub(super) struct Ask {
     pub(super) select: Select,
     /// How many labels, where the request says so; at least 1.
     pub(super) top_k: Option<usize>,
+    /// How long queue and computation may take, where the request says so.
+    pub(super) deadline: Option<Duration>,
 }
 
 /// Which child should answer.
@@ -70,6 +78,7 @@ impl Fields {
             "latency_ms" => put(&mut self.latency_ms, name, text, "a number"),
             "min_accuracy" => put(&mut self.min_accuracy, name, text, "a fraction such as 0.9"),
             "child" => put(&mut self.child, name, text, "16 hexadecimal digits in lower case, as GET /children lists them"),
+            "deadline_ms" => put(&mut self.deadline_ms, name, text, "a number"),
             "top_k" => put(&mut self.top_k, name, text, "a whole number"),
             _ => Err(invalid(format!("unknown field {}; known are {}", quoted(name), FIELDS.join(", ")))),
         }
@@ -84,13 +93,14 @@ impl Fields {
             min_accuracy: either("min_accuracy", self.min_accuracy, other.min_accuracy)?,
             child: either("child", self.child, other.child)?,
             top_k: either("top_k", self.top_k, other.top_k)?,
+            deadline_ms: either("deadline_ms", self.deadline_ms, other.deadline_ms)?,
         })
     }
 
     /// Checks every value, and that they do not contradict each other.
     pub(super) fn check(self) -> Result<Ask, ApiError> {
-        let Self { mflops, params, latency_ms, min_accuracy, child, top_k } = self;
-        for (name, value) in [("mflops", mflops), ("latency_ms", latency_ms)] {
+        let Self { mflops, params, latency_ms, min_accuracy, child, top_k, deadline_ms } = self;
+        for (name, value) in [("mflops", mflops), ("latency_ms", latency_ms), ("deadline_ms", deadline_ms)] {
             positive(name, value)?;
         }
         if params == Some(0) {
@@ -110,14 +120,16 @@ impl Fields {
             Some(id) => Select::Child(id),
             None => Select::Within(within),
         };
-        Ok(Ask { select, top_k })
+        // Beyond a day a deadline is none; and a `Duration` holds no more than it does.
+        let deadline = deadline_ms.map(|ms| Duration::from_secs_f64(ms.min(LONGEST_DEADLINE_MS) / 1e3));
+        Ok(Ask { select, top_k, deadline })
     }
 }
 
 impl From<&ClassifyJson> for Fields {
     fn from(json: &ClassifyJson) -> Self {
-        let &ClassifyJson { mflops, params, latency_ms, min_accuracy, child, top_k, .. } = json;
-        Self { mflops, params, latency_ms, min_accuracy, child, top_k }
+        let &ClassifyJson { mflops, params, latency_ms, min_accuracy, child, top_k, deadline_ms, .. } = json;
+        Self { mflops, params, latency_ms, min_accuracy, child, top_k, deadline_ms }
     }
 }
 
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn what_makes_sense_is_understood() {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
-        let within = |budget| Ask { select: Select::Within(budget), top_k: None };
+        let within = |budget| Ask { select: Select::Within(budget), top_k: None, deadline: None };
         let none = Budget::default();
         let cases = [
             ("", within(none)),
@@ -201,8 +213,10 @@ mod tests {
             ("mflops=3e0&params=5000", within(Budget { mflops: Some(3.0), params: Some(5000), ..none })),
             ("latency_ms=0.25&min_accuracy=1", within(Budget { latency_ms: Some(0.25), min_accuracy: Some(1.0), ..none })),
             ("%6Dflops=+3%2E5", within(Budget { mflops: Some(3.5), ..none })),
-            ("child=0123456789abcdef&top_k=3", Ask { select: Select::Child(id), top_k: Some(3) }),
-            ("top_k=1&&", Ask { select: Select::Within(none), top_k: Some(1) }),
+            ("child=0123456789abcdef&top_k=3", Ask { select: Select::Child(id), top_k: Some(3), deadline: None }),
+            ("deadline_ms=1.5", Ask { deadline: Some(Duration::from_micros(1500)), ..within(none) }),
+            ("deadline_ms=1e300", Ask { deadline: Some(Duration::from_secs(86_400)), ..within(none) }),
+            ("top_k=1&&", Ask { select: Select::Within(none), top_k: Some(1), deadline: None }),
         ];
         for (query, expected) in cases {
             assert_eq!(ask(query).unwrap(), expected, "{query}");
@@ -221,6 +235,8 @@ mod tests {
             ("mflops=", Code::InvalidBudget, "mflops is \"\"; it must be a number"),
             ("mflops", Code::InvalidBudget, "mflops is \"\""),
             ("mflops=cheap", Code::InvalidBudget, "mflops is \"cheap\""),
+            ("deadline_ms=0", Code::InvalidBudget, "deadline_ms is 0; it must be a finite number above 0"),
+            ("deadline_ms=soon", Code::InvalidBudget, "deadline_ms is \"soon\""),
             ("params=0", Code::InvalidBudget, "params is 0"),
             ("params=-5", Code::InvalidBudget, "params is \"-5\"; it must be a whole number"),
             ("params=1.5", Code::InvalidBudget, "params is \"1.5\""),

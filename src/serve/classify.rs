@@ -28,6 +28,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// given must hold, and the most accurate child within all of them answers. Without a budget, the server's default child
 /// does. `child` asks for one child by its id and excludes a budget.
 ///
+/// A budget is a ceiling and `min_accuracy` a floor; what lies between is the server's to use. Under load it may answer with a
+/// smaller child, never under the floor, so that deadlines are kept; `degraded_from` then names the better one. `deadline_ms`
+/// covers queue and computation, from the complete request on: a request that cannot be answered by then is refused at once.
+///
 /// The first request for a child that was not built yet waits until it is sliced and recalibrated; `source` says so.
 ///
 /// A request with one image is answered with `predictions`, one with several with `images`.
@@ -41,6 +45,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         ("latency_ms" = Option<f64>, Query, description = "Milliseconds at most, by the latency measured on this device for one image.", exclusive_minimum = 0.0),
         ("min_accuracy" = Option<f64>, Query, description = "Accuracy at least, as a fraction; an unknown accuracy never suffices.", exclusive_minimum = 0.0, maximum = 1.0),
         ("child" = Option<String>, Query, description = "This child and no other; excludes every budget.", pattern = "^[0-9a-f]{16}$"),
+        ("deadline_ms" = Option<f64>, Query, description = "Milliseconds that queue and computation may take; who cannot be answered by then is refused at once.", exclusive_minimum = 0.0),
         ("top_k" = Option<usize>, Query, description = "How many labels to answer with, at most as many as the model knows; the server's default is 5.", minimum = 1),
     ),
     request_body(
@@ -72,17 +77,20 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let classes = state.engine.card().labels.len();
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;
     // Choosing comes first, because a hopeless budget should not cost the decoding of images.
-    let chosen = choose(&state, request.ask.select)?;
+    let room = choose(&state, request.ask.select)?;
     let choosing = begin.elapsed();
     let patches = decode_all(&state, request.images).await?;
     let decoding = begin.elapsed() - choosing;
-    let answer = state.engine.classify(chosen.child.id(), patches).await?;
+    let children = room.iter().map(|status| status.child.id()).collect();
+    let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| begin + time) };
+    let answer = state.engine.classify(wanted, patches).await?;
+    let chosen = room.iter().find(|status| status.child.id() == answer.child).unwrap_or(&room[0]);
     let phases = Phases::new(choosing, decoding, begin.elapsed(), &answer);
 
     let predictions = answer.logits.iter().map(|logits| top(logits, &state.engine.card().labels, top_k)).collect();
     let timing = phases.record(&state, begin);
     let header = timing.header();
-    let classification = describe(&state, &chosen, request.ask.select, predictions, &answer, timing);
+    let classification = describe(&state, chosen, request.ask.select, predictions, &answer, timing);
     let mut response = Json(classification).into_response();
     if let Ok(value) = HeaderValue::from_str(&header) {
         response.headers_mut().insert(SERVER_TIMING, value);
@@ -102,11 +110,11 @@ fn labels_asked(ask: &Ask, default: usize, classes: usize) -> Result<usize, ApiE
     }
 }
 
-/// The child that should answer.
-fn choose(state: &AppState, select: Select) -> Result<ChildStatus, ApiError> {
+/// The children that may answer, best first; never empty.
+fn choose(state: &AppState, select: Select) -> Result<Vec<ChildStatus>, ApiError> {
     match select {
-        Select::Child(id) => state.engine.child(id).ok_or_else(|| crate::engine::ClassifyError::Unknown(id).into()),
-        Select::Within(budget) => state.engine.resolve(&budget).map_err(|error| {
+        Select::Child(id) => Ok(vec![state.engine.child(id).ok_or(crate::engine::ClassifyError::Unknown(id))?]),
+        Select::Within(budget) => state.engine.room(&budget).map_err(|error| {
             let error = ApiError::from(error);
             if matches!(error.code(), Code::BudgetTooSmall | Code::AccuracyOutOfReach) {
                 state.engine.metrics().budget_met.with_label_values(&["false"]).inc();
@@ -201,5 +209,13 @@ fn describe(
     } else {
         (None, Some(predictions.into_iter().map(|predictions| ImagePredictions { predictions }).collect()))
     };
-    Classification { predictions, images, child, budget: BudgetReport { asked, met }, source: answer.source.into(), timing_ms }
+    Classification {
+        predictions,
+        images,
+        child,
+        degraded_from: answer.degraded_from,
+        budget: BudgetReport { asked, met },
+        source: answer.source.into(),
+        timing_ms,
+    }
 }

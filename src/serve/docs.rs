@@ -83,7 +83,7 @@ macro_rules! problems {
 
 problems! {
     ClassifyProblems: InvalidRequest InvalidBudget EmptyBody InvalidImage UnknownChild BodyTimeout BodyTooLarge ImageTooLarge
-        TooManyImages UnsupportedMediaType BudgetTooSmall AccuracyOutOfReach Overloaded BuildFailed NoCalibration NotReady ShuttingDown;
+        TooManyImages UnsupportedMediaType BudgetTooSmall AccuracyOutOfReach Overloaded BuildFailed NoCalibration NotReady ShuttingDown DeadlineExceeded;
     ListProblems: InvalidRequest InvalidBudget;
     ChildProblems: UnknownChild;
     OnnxProblems: UnknownChild Overloaded BuildFailed NoCalibration ShuttingDown;

@@ -85,6 +85,7 @@ codes! {
     NoCalibration NOT_IMPLEMENTED "no_calibration" "The model ships nothing to build this child with";
     ShuttingDown SERVICE_UNAVAILABLE "shutting_down" "The server is shutting down";
     NotReady SERVICE_UNAVAILABLE "not_ready" "The server is not ready yet";
+    DeadlineExceeded GATEWAY_TIMEOUT "deadline_exceeded" "No answer is possible before the deadline";
     Timeout GATEWAY_TIMEOUT "timeout" "The deadline of the request has passed";
 }
 
@@ -235,12 +236,13 @@ mod tests {
     #[tokio::test]
     async fn every_failure_has_its_status_and_code() {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
-        let cases: [(ApiError, u16, &str); 16] = [
+        let cases: [(ApiError, u16, &str); 17] = [
             (ResolveError::Unmeasured.into(), 503, "not_ready"),
             (ResolveError::Budget { mflops: 0.8, params: 9, latency_ms: None }.into(), 422, "budget_too_small"),
             (ResolveError::Accuracy { asked: 0.99, best: None }.into(), 422, "accuracy_out_of_reach"),
             (ClassifyError::Unknown(id).into(), 404, "unknown_child"),
             (ClassifyError::Overloaded { retry_after_s: 3 }.into(), 429, "overloaded"),
+            (ClassifyError::TooLate.into(), 504, "deadline_exceeded"),
             (ClassifyError::ShuttingDown.into(), 503, "shutting_down"),
             (ClassifyError::WorkerLost.into(), 500, "internal"),
             (ClassifyError::Build(BuildError::Busy { waiting: 4 }).into(), 429, "overloaded"),

@@ -34,6 +34,7 @@ impl From<ClassifyError> for ApiError {
                 problem.0.retry_after_s = Some(retry_after_s);
                 problem
             }
+            ClassifyError::TooLate => Self::new(Code::DeadlineExceeded, error.to_string()),
             ClassifyError::ShuttingDown => Self::new(Code::ShuttingDown, error.to_string()),
             ClassifyError::Build(error) => error.into(),
             ClassifyError::Runtime(_) | ClassifyError::WorkerLost => Self::of(Code::Internal, error),

@@ -18,6 +18,10 @@ pub struct Classification {
     pub images: Option<Vec<ImagePredictions>>,
     /// The child that answered.
     pub child: ChildSummary,
+    /// The better child that would have answered if the server had not been under load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^[0-9a-f]{16}$")]
+    pub degraded_from: Option<ChildId>,
     /// What was asked of it, and whether it holds.
     pub budget: BudgetReport,
     /// Where the child came from.

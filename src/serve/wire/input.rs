@@ -32,6 +32,9 @@ pub struct ClassifyJson {
     /// How many labels to answer with.
     #[schema(minimum = 1)]
     pub top_k: Option<usize>,
+    /// Milliseconds that queue and computation may take; who cannot be answered by then is refused at once.
+    #[schema(exclusive_minimum = 0.0)]
+    pub deadline_ms: Option<f64>,
 }
 
 /// A classification as a form.
@@ -59,6 +62,9 @@ pub struct ClassifyForm {
     /// How many labels to answer with.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
+    /// Milliseconds that queue and computation may take; who cannot be answered by then is refused at once.
+    #[schema(exclusive_minimum = 0.0)]
+    deadline_ms: Option<f64>,
 }
 
 /// The bytes of a file as they are.

@@ -1,0 +1,228 @@
+//! The threads that run networks, and the queue before them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::build::Builder;
+use super::client::{Audience, Client};
+use super::loaded::LoadedChild;
+use super::schedule::{Busy, Queue, Refused, Run, Waiting};
+use super::types::{Answer, ClassifyError, Source};
+use crate::image::Patch;
+use crate::metrics::Metrics;
+use crate::runtime::Stop;
+
+/// How often [`Pool::stop`] looks whether runs have ended.
+const STOP_POLL: Duration = Duration::from_millis(2);
+
+/// A loaded child that may answer a request.
+#[derive(Debug, Clone)]
+pub(super) struct Choice {
+    pub(super) loaded: Arc<LoadedChild>,
+    /// Where it came from.
+    pub(super) source: Source,
+}
+
+impl PartialEq for Choice {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.loaded, &other.loaded)
+    }
+}
+
+/// What a request waits with.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) patches: Vec<Patch>,
+    pub(super) accepted: Instant,
+    pub(super) client: Arc<Client>,
+    pub(super) reply: oneshot::Sender<Result<Answer, ClassifyError>>,
+}
+
+/// Worker threads that take runs from one queue, the most urgent first.
+#[derive(Debug)]
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when a request arrives and when the workers stop.
+    arrived: Condvar,
+    builder: Arc<Builder>,
+    metrics: Arc<Metrics>,
+    /// Images that may wait.
+    limit_images: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<Choice, Ask>,
+    /// For each worker that runs something, when it is predicted to end.
+    ends: Vec<Option<Instant>>,
+    stopped: bool,
+}
+
+impl Pool {
+    /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
+    pub(super) fn start(
+        workers: usize,
+        limit: Duration,
+        limit_images: usize,
+        builder: Arc<Builder>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], stopped: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), builder, metrics, limit_images });
+        let mut pool = Self { shared, threads: Vec::new() };
+        for index in 0..workers {
+            let shared = Arc::clone(&pool.shared);
+            pool.threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || work(&shared, index))?);
+        }
+        Ok(pool)
+    }
+
+    /// Queues a request, or says at once why not.
+    pub(super) fn submit(&self, request: Waiting<Choice, Ask>) -> Result<(), Refused<Ask>> {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        let waiting = state.queue.images();
+        if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
+            let until_free = state.busy(now, None).left / u32::try_from(state.ends.len()).unwrap_or(1).max(1);
+            return Err(Refused::Full(request.payload, until_free));
+        }
+        let busy = state.busy(now, None);
+        state.queue.push(request, now, busy, &predict)?;
+        self.shared.metrics.queue_depth.set(state.queue.images() as i64);
+        drop(state);
+        self.shared.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Takes nothing more, drops what waits, and waits until `limit` for what runs. Says whether all has ended.
+    pub(super) fn stop(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let unrun = {
+            let mut state = self.shared.lock();
+            state.stopped = true;
+            state.queue.clear()
+        };
+        drop(unrun);
+        self.shared.arrived.notify_all();
+        while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            std::thread::sleep(STOP_POLL);
+        }
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of its runs, so there is nothing to report.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl State {
+    /// What the workers do, as `asking` sees it.
+    fn busy(&self, now: Instant, asking: Option<usize>) -> Busy {
+        let left = self.ends.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
+        let idle = self.ends.iter().enumerate().filter(|(worker, end)| end.is_none() && Some(*worker) != asking).count();
+        Busy { left, idle }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Networks run outside the lock, so nothing under it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next run; none where the workers stop.
+    fn next(&self, worker: usize) -> Option<Run<Choice, Ask>> {
+        let mut state = self.lock();
+        state.ends[worker] = None;
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            let busy = state.busy(now, Some(worker));
+            let before = state.queue.images();
+            let run = state.queue.next(now, busy, &predict, |ask| ask.client.gone());
+            let runs: usize = run.iter().flat_map(|run| &run.requests).map(|request| request.images).sum();
+            self.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images() + runs) as u64);
+            self.metrics.queue_depth.set(state.queue.images() as i64);
+            if let Some(run) = run {
+                state.ends[worker] = Some(now + run.predicted);
+                return Some(run);
+            }
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Runs the network over the images of all requests, and answers each.
+    fn answer(&self, run: Run<Choice, Ask>) {
+        let Run { child, requests, predicted } = run;
+        let started = Instant::now();
+        let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.payload.patches).collect();
+        self.metrics.batch_size.observe(patches.len() as f64);
+        let logits = catch_unwind(AssertUnwindSafe(|| {
+            let audience = Arc::new(Audience::new(requests.len(), Stop::new().map_err(|error| ClassifyError::Runtime(Arc::new(error)))?));
+            requests.iter().for_each(|request| request.payload.client.watch(&audience));
+            let logits = child.loaded.run(&self.builder, &patches, &audience.stop);
+            if audience.stop.asked() {
+                self.metrics.cancelled_images.inc_by(patches.len() as u64);
+            }
+            logits
+        }));
+        let inference = started.elapsed();
+        let logits = match logits {
+            Ok(logits) => logits,
+            Err(_) => {
+                self.metrics.panics.inc();
+                Err(ClassifyError::WorkerLost)
+            }
+        };
+        // A run that was stopped took at least this long: that is news where it was already late.
+        if logits.is_ok() || inference > predicted {
+            self.metrics.prediction_ratio.observe(child.loaded.pace.learn(patches.len(), inference));
+        }
+        let id = child.loaded.id();
+        let mut rows = logits.map(Vec::into_iter);
+        for Waiting { choices, payload, images, .. } in requests {
+            let best = choices.first().map(|choice| choice.loaded.id());
+            let answer = match &mut rows {
+                Ok(rows) => Ok(Answer {
+                    logits: rows.take(images).collect(),
+                    child: id,
+                    degraded_from: best.filter(|best| *best != id),
+                    source: child.source,
+                    queue: started - payload.accepted,
+                    inference,
+                }),
+                Err(error) => Err(error.clone()),
+            };
+            // The client may be gone by now.
+            let _ = payload.reply.send(answer);
+        }
+    }
+}
+
+fn predict(choice: &Choice, images: usize) -> Duration {
+    choice.loaded.pace.predict(images)
+}
+
+fn work(shared: &Shared, index: usize) {
+    while let Some(run) = shared.next(index) {
+        shared.answer(run);
+    }
+}

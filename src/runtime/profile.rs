@@ -1,0 +1,128 @@
+//! How long batches of a network take on this device, measured, and predicted between the measured sizes.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::latency::measure_latency_ms;
+use super::{Network, RuntimeError};
+
+/// Batch sizes that are tried, as long as a larger one still gains.
+const SIZES: [usize; 5] = [2, 4, 8, 16, 32];
+/// Share of the time an image by which a larger batch must be faster for the next larger one to be tried.
+const GAIN: f64 = 0.03;
+/// Measured runs of each size at most; their median is kept.
+const RUNS: usize = 9;
+/// After this long, the measurement of one size makes do with the runs it has.
+const LONGEST: Duration = Duration::from_millis(150);
+
+/// Median times of a network's runs by batch size, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(usize, f64)>", into = "Vec<(usize, f64)>")]
+pub struct Profile {
+    /// Batch size and time of a run, by rising size; the first is one image.
+    runs_ms: Vec<(usize, f64)>,
+}
+
+impl Profile {
+    /// Measures `network` for one image, and for larger batches while they gain.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] where the network does not run.
+    pub fn measure(network: &mut Network) -> Result<Self, RuntimeError> {
+        let mut runs_ms = vec![(1, measure_latency_ms(network)?)];
+        for size in SIZES {
+            let run_ms = median_run_ms(network, size)?;
+            let (before, before_ms) = runs_ms[runs_ms.len() - 1];
+            runs_ms.push((size, run_ms));
+            if run_ms / size as f64 > (1.0 - GAIN) * before_ms / before as f64 {
+                break;
+            }
+        }
+        Ok(Self { runs_ms })
+    }
+
+    /// A network of which nothing is known but one image's time.
+    #[must_use]
+    pub fn of_one_image(latency_ms: f64) -> Self {
+        Self { runs_ms: vec![(1, latency_ms)] }
+    }
+
+    /// Median time of one image, in milliseconds.
+    #[must_use]
+    pub fn latency_ms(&self) -> f64 {
+        self.runs_ms[0].1
+    }
+
+    /// Batch size and median time of a run in milliseconds, as measured.
+    #[must_use]
+    pub fn runs_ms(&self) -> &[(usize, f64)] {
+        &self.runs_ms
+    }
+
+    /// Predicted time of a run of `images`, in milliseconds: on a line between measured sizes, at the largest size's pace beyond.
+    #[must_use]
+    pub fn predict_ms(&self, images: usize) -> f64 {
+        let at = self.runs_ms.partition_point(|&(size, _)| size < images);
+        match (at.checked_sub(1).map(|before| self.runs_ms[before]), self.runs_ms.get(at)) {
+            (Some((low, low_ms)), Some(&(high, high_ms))) => low_ms + (high_ms - low_ms) * (images - low) as f64 / (high - low) as f64,
+            (None, Some(&(_, run_ms))) => run_ms,
+            (Some((size, run_ms)), None) => run_ms * images as f64 / size as f64,
+            (None, None) => 0.0,
+        }
+    }
+}
+
+impl From<Profile> for Vec<(usize, f64)> {
+    fn from(profile: Profile) -> Self {
+        profile.runs_ms
+    }
+}
+
+impl TryFrom<Vec<(usize, f64)>> for Profile {
+    type Error = &'static str;
+
+    fn try_from(runs_ms: Vec<(usize, f64)>) -> Result<Self, Self::Error> {
+        let rises = runs_ms.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let sensible = runs_ms.iter().all(|&(_, run_ms)| run_ms.is_finite() && run_ms > 0.0);
+        let begins = runs_ms.first().is_some_and(|&(size, _)| size == 1);
+        if rises && sensible && begins { Ok(Self { runs_ms }) } else { Err("a profile is times by rising batch size, from one image on") }
+    }
+}
+
+fn median_run_ms(network: &mut Network, size: usize) -> Result<f64, RuntimeError> {
+    let images = vec![0.0; size * network.input_shape().iter().product::<usize>()];
+    network.run(&images, size)?;
+    let begin = Instant::now();
+    let mut times_ms = Vec::with_capacity(RUNS);
+    while times_ms.len() < RUNS && (times_ms.is_empty() || begin.elapsed() < LONGEST) {
+        let start = Instant::now();
+        network.run(&images, size)?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times_ms.sort_by(f64::total_cmp);
+    Ok(times_ms[times_ms.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_lie_on_lines_between_measured_sizes() {
+        let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5), (4, 2.0), (8, 4.0)]).unwrap();
+        for (images, expected) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0), (6, 3.0), (8, 4.0), (16, 8.0), (100, 50.0)] {
+            assert!((profile.predict_ms(images) - expected).abs() < 1e-12, "{images}: {}", profile.predict_ms(images));
+        }
+        assert!((Profile::of_one_image(3.0).predict_ms(5) - 15.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nonsense_from_a_file_is_refused() {
+        for text in ["[]", "[[2, 1.0]]", "[[1, -1.0]]", "[[1, 1.0], [1, 2.0]]", "[[1, 1e999]]"] {
+            assert!(serde_json::from_str::<Profile>(text).is_err(), "{text}");
+        }
+        let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5)]).unwrap();
+        assert_eq!(serde_json::from_str::<Profile>(&serde_json::to_string(&profile).unwrap()).unwrap(), profile);
+    }
+}
