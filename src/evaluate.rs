@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn paired_differences_have_the_textbooks_interval() {
         // Of 100 images 80 are alike; of the others the first network gets 15 right and the second 5.
-        let first: Vec<bool> = (0..100).map(|image| image < 60 || image >= 85).collect();
+        let first: Vec<bool> = (0..100).map(|image| !(60..85).contains(&image)).collect();
         let second: Vec<bool> = (0..100).map(|image| image < 60 || (80..85).contains(&image)).collect();
         let found = difference(&first, &second);
         let sd = ((20.0 - 100.0 * 0.1f64.powi(2)) / 99.0).sqrt();

@@ -25,7 +25,6 @@ impl Teacher {
     }
 
     /// What it takes `patches`, `[N, C, S, S]`, for: distributions `[N, classes]`.
-    #[must_use]
     pub fn predictions(&self, patches: &Torch) -> Torch {
         let images = resize(patches, self.plan.child.resolution());
         self.net.logits(&self.plan, &images, &self.statistics).softmax(-1, Kind::Float)
