@@ -40,6 +40,8 @@ pub mod evaluate;
 
 pub mod search;
 
+pub mod profile;
+
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order in which data flows; each may import only what stands before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "allocator",
     "files",
     "plot",
@@ -20,6 +20,7 @@ const ORDER: [&str; 20] = [
     "deploy",
     "evaluate",
     "search",
+    "profile",
     "train",
     "metrics",
     "engine",

@@ -12,6 +12,7 @@ mod init;
 mod inspect;
 mod logging;
 mod openapi;
+mod profile;
 mod search;
 mod serve;
 #[cfg(feature = "train")]
@@ -53,6 +54,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Measure the accuracy of children on a data set
     Evaluate(evaluate::Args),
+    /// Measure this device's latency table, which predicts the time of any child
+    Profile(profile::Args),
     /// Write a child as an ONNX file
     Export(export::Args),
     /// Print the description of the HTTP interface (OpenAPI)
@@ -80,6 +83,7 @@ impl Cli {
             Command::Analyze(args) => analyze::run(args),
             Command::Search(args) => search::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Profile(args) => profile::run(args),
             Command::Export(args) => export::run(args),
             Command::Openapi => openapi::run(),
         }

@@ -10,7 +10,7 @@ mod network;
 mod workers;
 
 pub use cache::MemoryCache;
-pub use latency::{LatencyTable, measure_latency_ms};
+pub use latency::{LatencyTable, measure_latency_ms, processor};
 pub use library::{Runtime, RuntimeError, default_library};
 pub use network::Network;
 pub use workers::{Full, Job, Workers};
