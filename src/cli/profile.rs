@@ -1,8 +1,10 @@
 //! `bignas profile`: a latency table of this device.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use anyhow::ensure;
 
 use super::common::{load_runtime, progress_bar};
 use super::init::read_space;
@@ -49,6 +51,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let begin = Instant::now();
     let (space, classes, subject) = subject(&args)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("latency-{}.json", space.name)));
+    let directory = output.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(directory.is_dir(), "there is no directory {} to write the table into", directory.display());
     let runtime = load_runtime(args.onnxruntime.as_deref())?;
     let batch_sizes: BTreeSet<usize> = args.batch_sizes.iter().map(|&batch| usize::from(batch)).collect();
     let settings = Settings {

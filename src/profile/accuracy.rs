@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Errors {
     /// Number of children.
     pub children: usize,
-    /// The middle of the errors.
+    /// The middle of the errors; between the two middle ones of an even number.
     pub median: f64,
     /// Nine in ten errors are no larger.
     pub percentile_90: f64,
@@ -23,9 +23,9 @@ impl Errors {
         let mut errors: Vec<f64> = pairs.map(|(predicted, measured)| (predicted / measured - 1.0).abs()).collect();
         errors.sort_by(f64::total_cmp);
         let children = errors.len();
-        let rank = |share: f64| ((children as f64 * share).ceil() as usize).clamp(1, children) - 1;
         let worst = *errors.last()?;
-        Some(Self { children, median: errors[rank(0.5)], percentile_90: errors[rank(0.9)], worst })
+        let median = f64::midpoint(errors[(children - 1) / 2], errors[children / 2]);
+        Some(Self { children, median, percentile_90: errors[(9 * children).div_ceil(10) - 1], worst })
     }
 }
 
@@ -40,6 +40,8 @@ mod tests {
         let close = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
         assert_eq!(found.children, 5);
         assert!(close(found.median, 0.1) && close(found.percentile_90, 0.5) && close(found.worst, 0.5), "{found:?}");
+        let ten = Errors::of((1..=10).map(|n| (1.0 + f64::from(n) / 10.0, 1.0))).unwrap();
+        assert!(close(ten.median, 0.55) && close(ten.percentile_90, 0.9) && close(ten.worst, 1.0), "{ten:?}");
     }
 
     #[test]

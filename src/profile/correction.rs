@@ -16,14 +16,16 @@ pub struct Features {
 }
 
 /// A linear model of a child's time in milliseconds.
+///
+/// The four numbers explain the time together; one of them alone means little, as bigger children have more of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Correction {
-    /// Times the sum of the parts' milliseconds; near 1.
+    /// Times the sum of the parts' milliseconds.
     pub factor: f64,
-    /// Added for every part: below 0, as a part alone pays for its own call of ONNX Runtime.
+    /// Added for every part: a part alone pays for its own call of ONNX Runtime.
     pub per_part_ms: f64,
-    /// Added for every megabyte (10⁶ bytes) at a border between two parts.
+    /// Added for every megabyte (10⁶ bytes) at a border between two parts: a part alone reorders its input and its output.
     pub per_border_mb_ms: f64,
     /// Added once.
     pub constant_ms: f64,

@@ -129,11 +129,11 @@ mod tests {
     use super::*;
     use crate::space::{PRESETS, Shortcut, preset};
 
-    /// The number of parts is what decides that all of them can be measured.
+    /// So few that all of them are measured, and none has to be guessed from others.
     #[test]
-    fn presets_have_parts_by_the_thousand_and_no_more() {
+    fn a_preset_has_a_few_thousand_parts_at_most() {
         let counts = PRESETS.map(|name| (name, inventory(&preset(name).unwrap(), 10).len()));
-        assert_eq!(counts, [("attentivenas", 0), ("bignas", 0), ("cifar10", 0), ("fashion-mnist", 0)]);
+        assert_eq!(counts, [("attentivenas", 1484), ("bignas", 2282), ("cifar10", 542), ("fashion-mnist", 402)]);
     }
 
     #[test]

@@ -39,9 +39,9 @@ pub struct Settings {
     pub batch_sizes: Vec<usize>,
     /// Threads of a run.
     pub threads: usize,
-    /// Whole children to measure.
+    /// Whole children to measure, [`MIN_CHILDREN`] at least.
     pub children: usize,
-    /// How often everything is measured.
+    /// How often everything is measured, once at least.
     pub rounds: usize,
     /// Seed of the children, the weights and the order.
     pub seed: u64,
@@ -60,9 +60,7 @@ pub enum ProfileError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// The space has too few children to fit and to test on.
-    #[error(
-        "search space {space} has {found} different children or hardly more, and a latency table needs {MIN_CHILDREN}: measure them whole"
-    )]
+    #[error("search space {space} has {found} different children, and a latency table needs {MIN_CHILDREN}: time them one by one")]
     FewChildren {
         /// Name of the space.
         space: String,
@@ -110,7 +108,7 @@ pub fn profile(
     let mut table = Table::new(space, classes, device, settings.threads);
     let plans: Vec<Plan> = children.iter().map(|child| Plan::new(space, child, classes)).collect();
     for &batch in &settings.batch_sizes {
-        let mut times_ms = items.iter().map(|item| lower_quartile(item.rounds_ms.get(&batch).cloned().unwrap_or_default()));
+        let mut times_ms = items.iter().map(|item| lower_quartile(&item.rounds_ms[&batch]));
         let parts_ms = keys.iter().cloned().zip(times_ms.by_ref()).collect();
         let measured: Vec<(&Plan, f64)> = plans.iter().zip(times_ms).collect();
         table.batches.insert(batch, fit(parts_ms, &measured, batch)?);
@@ -144,8 +142,9 @@ impl Bench<'_> {
     fn measure(&self, items: &mut [Item], tick: &mut impl FnMut(usize, usize)) -> Result<(), ProfileError> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         let mut order: Vec<usize> = (0..items.len()).collect();
-        let total = self.settings.rounds * items.len();
-        for round in 0..self.settings.rounds {
+        let rounds = self.settings.rounds.max(1);
+        let total = rounds * items.len();
+        for round in 0..rounds {
             order.shuffle(&mut rng);
             for (done, &index) in order.iter().enumerate() {
                 self.measure_once(&mut items[index])?;
@@ -184,8 +183,44 @@ fn median_ms(network: &mut Network, batch: usize) -> Result<f64, RuntimeError> {
     Ok(times_ms[times_ms.len() / 2])
 }
 
-/// The value that a quarter of the times do not exceed.
-fn lower_quartile(mut times_ms: Vec<f64>) -> f64 {
-    times_ms.sort_by(f64::total_cmp);
-    times_ms.get(times_ms.len().saturating_sub(1) / 4).copied().unwrap_or(f64::NAN)
+/// Of the times of one round or more, the one that a quarter of them do not exceed.
+fn lower_quartile(times_ms: &[f64]) -> f64 {
+    let mut sorted = times_ms.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() - 1) / 4]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::preset;
+
+    #[test]
+    fn a_slow_round_does_not_count() {
+        let cases: [(&[f64], f64); 4] =
+            [(&[3.0], 3.0), (&[9.0, 2.0], 2.0), (&[9.0, 2.0, 8.0, 1.0, 3.0], 2.0), (&[5.0, 4.0, 3.0, 2.0, 1.0, 9.0, 9.0, 9.0, 9.0], 3.0)];
+        for (times_ms, expected) in cases {
+            assert_eq!(lower_quartile(times_ms), expected, "{times_ms:?}");
+        }
+    }
+
+    /// Were a held-out child fitted on, its error here would not be that of an outlier.
+    #[test]
+    fn errors_are_those_of_children_that_were_not_fitted_on() {
+        let space = preset("fashion-mnist").unwrap();
+        let parts_ms: BTreeMap<String, f64> = inventory(&space, 10).into_keys().map(|key| (key, 0.1)).collect();
+        let plans: Vec<Plan> = sample(&space, 9, 0).iter().map(|child| Plan::new(&space, child, 10)).collect();
+        let time = |(index, plan)| (plan, if index % 3 == 2 { 2.0 } else { 1.0 } * 0.1 * Plan::parts(plan).count() as f64);
+        let measured: Vec<(&Plan, f64)> = plans.iter().enumerate().map(time).collect();
+        let table = fit(parts_ms, &measured, 1).unwrap();
+        let errors = table.held_out.unwrap();
+        assert_eq!((table.fitted_children, errors.children), (6, 3));
+        assert!((errors.median - 0.5).abs() < 1e-3 && (errors.worst - 0.5).abs() < 1e-3, "{errors:?}");
+    }
+
+    #[test]
+    fn a_space_with_too_few_children_says_so() {
+        let message = ProfileError::FewChildren { space: "tiny".into(), found: 3 }.to_string();
+        assert!(message.contains("tiny has 3 different children") && message.contains("needs 6"), "{message}");
+    }
 }
