@@ -108,7 +108,7 @@ fn a_table_predicts_any_child_of_its_space_and_of_no_other() {
     let next = said.lines().find_map(|line| line.strip_prefix("next: bignas ")).expect("the next command");
     let next = next.replace("CHILD", "biggest");
     let text = succeed(here, &next.split(' ').collect::<Vec<_>>());
-    assert!(text.contains("batch 1 ") && text.contains("batch 2 ") && text.contains("of 2 children"), "{text}");
+    assert!(text.contains("batch 1 ") && text.contains("batch 2 ") && text.contains("on 2 children"), "{text}");
     let on_table = ["inspect", "--latency-table", "table.json", "--classes", "10", "--space"];
     let json: serde_json::Value = serde_json::from_str(&succeed(here, &[&on_table[..], &["small.json", "--json"]].concat())).unwrap();
     let predicted = json["predicted_latency_ms"].as_object().unwrap();
