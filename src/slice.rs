@@ -63,7 +63,7 @@ pub fn slice(weights: &Weights, plan: &Plan) -> Result<SlicedNet, SliceError> {
 /// Cuts the `parts` of the child of `plan` out of `weights`, in the numbering of [`Plan::parts`].
 ///
 /// # Errors
-/// As [`slice`].
+/// As [`slice()`].
 pub fn slice_segment(weights: &Weights, plan: &Plan, parts: Range<usize>) -> Result<SlicedSegment, SliceError> {
     let mut cut = Cut { weights, tensors: BTreeMap::new() };
     for part in plan.parts().skip(parts.start).take(parts.len()) {
