@@ -36,14 +36,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let (space, classes, child) = subject(&args)?;
     let plan = Plan::new(&space, &child, classes);
     let cost = plan.cost();
-    let table = args.latency_table.as_deref().map(Table::read).transpose()?;
-    if let Some(table) = &table {
-        table.check(&space, classes)?;
-    }
-    let predicted_ms = table.as_ref().map(|table| table.predict_ms(&plan)).transpose()?;
+    let predicted = args.latency_table.as_deref().map(|path| predict(path, &space, &plan)).transpose()?;
     if args.json {
         let mut value = serde_json::json!({ "id": child.id(), "choices": child.choices(), "cost": cost });
-        if let Some(predicted_ms) = &predicted_ms {
+        if let Some((_, predicted_ms)) = &predicted {
             value["predicted_latency_ms"] = serde_json::to_value(predicted_ms)?;
         }
         println!("{}", serde_json::to_string_pretty(&value)?);
@@ -56,10 +52,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     println!("{:>16} {:>12.3} {:>12.4}", "total", cost.macs.millions(), cost.params.millions());
     println!("peak activation memory {:.2} MB at batch 1", cost.peak_activation_bytes as f64 / 1e6);
-    if let (Some(table), Some(predicted_ms)) = (&table, &predicted_ms) {
+    if let Some((table, predicted_ms)) = &predicted {
         print_predictions(table, predicted_ms);
     }
     Ok(())
+}
+
+/// The table and the child's milliseconds by batch size.
+fn predict(path: &Path, space: &SearchSpace, plan: &Plan) -> anyhow::Result<(Table, BTreeMap<usize, f64>)> {
+    let table = Table::read(path)?;
+    table.check(space, plan.classes)?;
+    let predicted_ms = table.predict_ms(plan)?;
+    Ok((table, predicted_ms))
 }
 
 fn print_predictions(table: &Table, predicted_ms: &BTreeMap<usize, f64>) {

@@ -24,13 +24,13 @@ pub const MIN_CHILDREN: usize = 6;
 const HELD_OUT: usize = 3;
 
 /// Runs before measuring: ONNX Runtime plans a shape's memory after the first and moves into it on the second.
-const WARM_UP_RUNS: usize = 3;
-/// Measured runs in a round, at least.
-const LEAST_RUNS: usize = 5;
+const WARM_UP_RUNS: usize = 2;
+/// Measured runs in a round, at least: there are several rounds.
+const LEAST_RUNS: usize = 2;
 /// Measured runs in a round, at most.
 const MOST_RUNS: usize = 100;
 /// After this long, a measurement makes do with the least runs.
-const LONGEST: Duration = Duration::from_millis(6);
+const LONGEST: Duration = Duration::from_millis(10);
 
 /// How to measure.
 #[derive(Debug, Clone)]
