@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Compare the speed of `bignas train` with that of an eager PyTorch loop over the same space, batch and threads.
 
-    training.py BIGNAS PYTHON [--space cifar10] [--steps 40] [--rounds 3] [--threads 2] [--batch-size 128]
+    training.py BIGNAS PYTHON [--space cifar10] [--steps 60] [--rounds 3] [--threads 2] [--batch-size 128]
 
 BIGNAS is the training binary (`make build-train`), PYTHON an interpreter that has PyTorch 2.13.0 from its wheel:
 `python3 -m venv DIR && DIR/bin/pip install torch==2.13.0`. The two run in turn, so that a slow spell of the machine
 meets both. `bignas train` reads, augments and normalises its images, random ones in CIFAR-10's binary form; PyTorch has
 one normalised batch in memory (bench/pytorch_training.py) and is tried in both memory layouts, of which the faster
-counts. Both keep their default allocator, environment and thread settings. The first step of every run does not count.
+counts. Both keep their default allocator, environment and thread settings. The first 20 steps of every run do not count.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 10
+WARM_UP = 20
 
 
 def write_data(directory, images):
@@ -46,8 +47,10 @@ def bignas(binary, data, work, args):
         first = process.stderr.readline()
         if not first.startswith("step 1 "):
             sys.exit(f"bignas train: {first}{process.stderr.read()}")
-        started = time.perf_counter()
-        while not steps_done(metrics) >= args.steps:
+        started = None
+        while (done := steps_done(metrics)) < args.steps:
+            if done >= WARM_UP and started is None:
+                started = time.perf_counter()
             if process.poll() is not None:
                 sys.exit(f"bignas train ended early: {process.stderr.read()}")
             time.sleep(0.02)
@@ -56,7 +59,7 @@ def bignas(binary, data, work, args):
     finally:
         process.kill()
         process.wait()
-    return (args.steps - 1) * args.batch_size / seconds, memory[len(memory) // 4], memory[-1]
+    return (args.steps - WARM_UP) * args.batch_size / seconds, memory[len(memory) // 4], memory[-1]
 
 
 def steps_done(metrics):
@@ -74,7 +77,7 @@ def pytorch(python, space, weights, args, channels_last):
     command = [python, "-B", ROOT / "bench/pytorch_training.py", space, weights, "--steps", str(args.steps)]
     command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
     output = subprocess.run(command + ["--channels-last"] * channels_last, check=True, capture_output=True, text=True)
-    speeds = json.loads(output.stdout)["images_per_second"][1:]
+    speeds = json.loads(output.stdout)["images_per_second"][WARM_UP:]
     return len(speeds) / sum(1 / speed for speed in speeds)
 
 
@@ -83,7 +86,7 @@ def main():
     parser.add_argument("bignas")
     parser.add_argument("python")
     parser.add_argument("--space", default="cifar10")
-    parser.add_argument("--steps", type=int, default=40, help="a multiple of 20")
+    parser.add_argument("--steps", type=int, default=60, help="a multiple of 20, above 20")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)

@@ -40,6 +40,8 @@ pub mod evaluate;
 
 pub mod search;
 
+pub mod profile;
+
 #[cfg(feature = "train")]
 pub mod train;
 
@@ -48,5 +50,7 @@ pub mod metrics;
 pub mod engine;
 
 pub mod serve;
+
+pub mod load;
 
 pub mod cli;

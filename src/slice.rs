@@ -5,17 +5,26 @@
 //! Refused are weights that lack a tensor of the plan, or hold it smaller than the plan needs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use thiserror::Error;
 
 use crate::checkpoint::{Tensor, Weights};
-use crate::space::{ConvPlan, Plan, SqueezeExcitePlan};
+use crate::space::{ConvPlan, Part, Plan, SqueezeExcitePlan};
 
 /// One child with its own weights, each of exactly the shape that its plan gives. Its batch norms have no statistics yet.
 #[derive(Debug, Clone)]
 pub struct SlicedNet {
     plan: Plan,
     tensors: BTreeMap<String, Tensor>,
+}
+
+/// Some parts of one child, side by side, with their weights.
+#[derive(Debug, Clone)]
+pub struct SlicedSegment {
+    /// The plan of the whole child; of its tensors, only those of `parts`.
+    layers: SlicedNet,
+    parts: Range<usize>,
 }
 
 /// Weights that do not hold the child.
@@ -47,16 +56,32 @@ pub enum SliceError {
 /// # Errors
 /// [`SliceError`] where a tensor is missing or too small.
 pub fn slice(weights: &Weights, plan: &Plan) -> Result<SlicedNet, SliceError> {
+    let parts = 0..plan.parts().count();
+    Ok(slice_segment(weights, plan, parts)?.layers)
+}
+
+/// Cuts the `parts` of the child of `plan` out of `weights`, in the numbering of [`Plan::parts`].
+///
+/// # Errors
+/// As [`slice()`].
+pub fn slice_segment(weights: &Weights, plan: &Plan, parts: Range<usize>) -> Result<SlicedSegment, SliceError> {
     let mut cut = Cut { weights, tensors: BTreeMap::new() };
-    for conv in plan.convs() {
-        cut.conv(conv)?;
+    for part in plan.parts().skip(parts.start).take(parts.len()) {
+        cut.part(part)?;
     }
-    for squeeze in plan.blocks.iter().filter_map(|block| block.squeeze_excite.as_ref()) {
-        cut.squeeze_excite(squeeze)?;
+    Ok(SlicedSegment { layers: SlicedNet { plan: plan.clone(), tensors: cut.tensors }, parts })
+}
+
+impl SlicedSegment {
+    /// The whole child's plan with the tensors of the segment.
+    pub(crate) fn layers(&self) -> &SlicedNet {
+        &self.layers
     }
-    cut.tensor("classifier.weight", &[plan.classes, plan.head.features])?;
-    cut.tensor("classifier.bias", &[plan.classes])?;
-    Ok(SlicedNet { plan: plan.clone(), tensors: cut.tensors })
+
+    /// The parts of the segment, in the order in which they run.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.layers.plan.parts().skip(self.parts.start).take(self.parts.len())
+    }
 }
 
 impl SlicedNet {
@@ -79,6 +104,20 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
+    fn part(&mut self, part: Part<'_>) -> Result<(), SliceError> {
+        for conv in part.convs() {
+            self.conv(conv)?;
+        }
+        match part {
+            Part::Stem(_) => Ok(()),
+            Part::Block(block) => block.squeeze_excite.as_ref().map_or(Ok(()), |squeeze| self.squeeze_excite(squeeze)),
+            Part::Head { head, classes } => {
+                self.tensor("classifier.weight", &[classes, head.features])?;
+                self.tensor("classifier.bias", &[classes])
+            }
+        }
+    }
+
     fn conv(&mut self, conv: &ConvPlan) -> Result<(), SliceError> {
         self.tensor(&format!("{}.weight", conv.name), &conv.weight_shape())?;
         if conv.norm {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order in which data flows; each may import only what stands before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 22] = [
     "allocator",
     "files",
     "plot",
@@ -20,10 +20,12 @@ const ORDER: [&str; 20] = [
     "deploy",
     "evaluate",
     "search",
+    "profile",
     "train",
     "metrics",
     "engine",
     "serve",
+    "load",
     "cli",
 ];
 
@@ -87,7 +89,7 @@ fn only_the_module_in_charge_names_each_library() {
         ("tch::", &["train"]),
         ("ort::", &["runtime"]),
         ("axum::", &["serve"]),
-        ("hyper", &["serve"]),
+        ("hyper", &["serve", "load"]),
         ("utoipa", &["serve"]),
         ("StatusCode", &["serve"]),
         ("prost", &["onnx"]),

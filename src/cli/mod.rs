@@ -3,6 +3,7 @@
 //! Errors end here: they are printed once, with their causes, and the process exits with status 1.
 
 mod analyze;
+mod bench;
 mod calibration;
 mod common;
 mod evaluate;
@@ -12,6 +13,7 @@ mod init;
 mod inspect;
 mod logging;
 mod openapi;
+mod profile;
 mod search;
 mod serve;
 #[cfg(feature = "train")]
@@ -51,8 +53,12 @@ enum Command {
     Search(search::Args),
     /// Put the paper's claims to the test on a model and its data
     Analyze(analyze::Args),
+    /// Put load on a running server, and measure what it does
+    Bench(bench::Args),
     /// Measure the accuracy of children on a data set
     Evaluate(evaluate::Args),
+    /// Measure this device's latency table, which predicts the time of any child
+    Profile(profile::Args),
     /// Write a child as an ONNX file
     Export(export::Args),
     /// Print the description of the HTTP interface (OpenAPI)
@@ -78,8 +84,10 @@ impl Cli {
                 arguments.join(" ")
             ),
             Command::Analyze(args) => analyze::run(args),
+            Command::Bench(args) => bench::run(&args),
             Command::Search(args) => search::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Profile(args) => profile::run(args),
             Command::Export(args) => export::run(args),
             Command::Openapi => openapi::run(),
         }

@@ -1,15 +1,17 @@
 //! From a sliced network to graph nodes; the one place that knows how each layer is written in ONNX.
 
 use super::graph::{GraphBuilder, Value};
-use crate::checkpoint::{BnStats, Tensor};
+use crate::checkpoint::{BnStats, LayerStats, Tensor};
 use crate::slice::SlicedNet;
-use crate::space::{Activation, BlockPlan, ConvPlan, Gate, Pad, PoolPlan, SqueezeExcitePlan};
+use crate::space::{Activation, BlockPlan, ConvPlan, Gate, Pad, Part, PoolPlan, SqueezeExcitePlan};
 
 /// How a batch norm is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Norms<'a> {
     /// Folded into its convolution, with these statistics.
     Folded(&'a BnStats),
+    /// Folded into its convolution, with mean 0 and variance 1: as fast as any statistics, and of no other use.
+    Unit,
     /// Normalising by the batch; mean and biased variance of the batch become outputs `NAME.mean` and `NAME.variance`.
     Batch,
 }
@@ -32,6 +34,18 @@ impl Lowering<'_> {
         value
     }
 
+    /// One part of the network. The head's output is called `logits`.
+    pub(super) fn part(&mut self, part: Part<'_>, input: &str, logits: &str) -> String {
+        match part {
+            Part::Stem(conv) => self.conv(conv, input),
+            Part::Block(block) => self.block(block, input),
+            Part::Head { .. } => {
+                self.classifier(input, logits);
+                logits.to_owned()
+            }
+        }
+    }
+
     /// Resamples the model's crop, `[N, C, crop, crop]`, to the child's resolution: bicubic with A = -0.75 and half-pixel centres,
     /// without antialiasing, edges repeated; what `image` does outside the graph.
     pub(super) fn resample(&mut self, input: &str, crop: usize) -> String {
@@ -51,7 +65,7 @@ impl Lowering<'_> {
         self.graph.node("Resize", "resample", &[input, "", "", &sizes], &attributes)
     }
 
-    /// From the trunk's output to the logits `[N, classes]`.
+    /// From the trunk's output to the logits `[N, classes]`, called `output`.
     pub(super) fn classifier(&mut self, trunk: &str, output: &str) {
         let head = &self.net.plan().head;
         let wide = self.conv(&head.conv, trunk);
@@ -100,16 +114,22 @@ impl Lowering<'_> {
 
     /// A convolution and its batch norm, without activation.
     fn conv_norm(&mut self, conv: &ConvPlan, input: &str) -> String {
-        let name = &conv.name;
         match self.norms {
             Norms::Folded(stats) => {
-                let (weight, bias) = fold(self.net, conv, stats);
-                let weight = self.graph.constant(&format!("{name}.weight"), &conv.weight_shape(), &weight);
-                let bias = self.graph.constant(&format!("{name}.bias"), &[conv.c_out], &bias);
-                self.conv_node(conv, &[input, &weight, &bias])
+                let layer = stats.get(&conv.name).expect("the exporter checks that the statistics are complete");
+                self.conv_folded(conv, layer, input)
             }
+            Norms::Unit => self.conv_folded(conv, &LayerStats { mean: vec![0.0; conv.c_out], variance: vec![1.0; conv.c_out] }, input),
             Norms::Batch => self.conv_batch_norm(conv, input),
         }
+    }
+
+    fn conv_folded(&mut self, conv: &ConvPlan, layer: &LayerStats, input: &str) -> String {
+        let name = &conv.name;
+        let (weight, bias) = fold(self.net, conv, layer);
+        let weight = self.graph.constant(&format!("{name}.weight"), &conv.weight_shape(), &weight);
+        let bias = self.graph.constant(&format!("{name}.bias"), &[conv.c_out], &bias);
+        self.conv_node(conv, &[input, &weight, &bias])
     }
 
     pub(super) fn conv_node(&mut self, conv: &ConvPlan, inputs: &[&str]) -> String {
@@ -176,12 +196,11 @@ impl Lowering<'_> {
 }
 
 /// Weight and bias of a convolution that does its batch norm's work too.
-fn fold(net: &SlicedNet, conv: &ConvPlan, stats: &BnStats) -> (Vec<f32>, Vec<f32>) {
+fn fold(net: &SlicedNet, conv: &ConvPlan, layer: &LayerStats) -> (Vec<f32>, Vec<f32>) {
     let name = &conv.name;
     let weight = sliced(net, &format!("{name}.weight"));
     let gamma = &sliced(net, &format!("{name}.bn.weight")).data;
     let beta = &sliced(net, &format!("{name}.bn.bias")).data;
-    let layer = stats.get(name).expect("the exporter checks that the statistics are complete");
     let eps = net.plan().bn_eps;
     let scales = gamma.iter().zip(&layer.variance).map(|(&g, &variance)| f64::from(g) / (f64::from(variance) + eps).sqrt());
     let scales: Vec<f64> = scales.collect();

@@ -1,6 +1,6 @@
 //! From a sliced network to an ONNX file.
 //!
-//! There are two ways to write the same network. The deployable graph has its batch norms folded into the convolutions and
+//! There are two ways to write the same network, and one to write pieces of it for timing. The deployable graph has its batch norms folded into the convolutions and
 //! answers with logits; it takes statistics measured on that very child, so an uncalibrated network cannot be written. The
 //! calibration graph normalises by the batch and answers with the statistics that the deployable one needs.
 
@@ -11,7 +11,7 @@ mod proto;
 
 use crate::checkpoint::{BnStats, StatisticsError};
 use crate::image::Preprocessing;
-use crate::slice::SlicedNet;
+use crate::slice::{SlicedNet, SlicedSegment};
 use crate::space::Plan;
 use graph::{Dim, GraphBuilder};
 use lower::{Lowering, Norms};
@@ -81,6 +81,27 @@ pub fn calibration(net: &SlicedNet) -> Vec<u8> {
     let trunk = lowering.trunk(&input);
     lowering.last_batch_norm(&plan.head.conv, &trunk);
     lowering.graph.finish(&format!("calibration of child {}", plan.child.id()), &[])
+}
+
+/// Writes some parts of a child, or all of them, as a graph to be timed: from [`INPUT`], float32 `[batch, channels, side, side]` as the
+/// first part takes it, to one output. Its batch norms are folded with mean 0 and variance 1: the values are of no use, the time is
+/// that of the deployable graph.
+#[must_use]
+pub fn segment(segment: &SlicedSegment) -> Vec<u8> {
+    let mut lowering = Lowering { net: segment.layers(), norms: Norms::Unit, graph: GraphBuilder::default() };
+    let dims = |shape: &[usize]| -> Vec<Dim> { std::iter::once(Dim::Batch).chain(shape.iter().copied().map(Dim::Size)).collect() };
+    let mut value = INPUT.to_owned();
+    let (mut keys, mut shape) = (Vec::new(), Vec::new());
+    for part in segment.parts() {
+        if keys.is_empty() {
+            value = lowering.graph.input(INPUT, &dims(&part.input_shape()));
+        }
+        value = lowering.part(part, &value, OUTPUT);
+        shape = part.output_shape();
+        keys.push(part.key());
+    }
+    lowering.graph.output(&value, &dims(&shape));
+    lowering.graph.finish(&format!("timing of {}", keys.join("; ")), &[])
 }
 
 fn declare_input(graph: &mut GraphBuilder, plan: &Plan, side: usize) -> String {

@@ -103,9 +103,15 @@ impl LatencyTable {
 
 /// What a latency depends on beside the network: processor, ONNX Runtime, threads of a run.
 fn device(runtime: &Runtime, threads: usize) -> String {
+    format!("{}; threads a run: {threads}; {}", processor(), runtime.build_info())
+}
+
+/// The processor of this machine and how many cores of it there are to use, as a person reads it.
+#[must_use]
+pub fn processor() -> String {
     let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
     let model = model.trim_start_matches([' ', '\t', ':']);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("cpu: {model}, {cores} cores; threads a run: {threads}; {}", runtime.build_info())
+    format!("cpu: {model}, {cores} cores")
 }

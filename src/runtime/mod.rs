@@ -11,7 +11,7 @@ mod profile;
 mod workers;
 
 pub use cache::MemoryCache;
-pub use latency::{LatencyTable, measure_latency_ms};
+pub use latency::{LatencyTable, measure_latency_ms, processor};
 pub use library::{Runtime, RuntimeError, default_library};
 pub use network::{Network, Stop};
 pub use profile::Profile;

@@ -1,12 +1,11 @@
 //! The children of one step side by side, a thread each, instead of one after the other on all cores.
 //!
-//! A lane computes several children in turn and sums their gradients; the lanes' sums are added in a fixed order, so that the
-//! same step always has the same gradient. Cores that share one child wait for each other at every layer; lanes wait once,
-//! for the teacher's predictions, and spend that time on their own forward passes.
+//! Cores that share one child wait for each other at every layer. Lanes take whole passes from one list: forward passes until
+//! the teacher's predictions are there, then backward passes, the most expensive first. Each child has gradients of its own,
+//! which are added in the children's order, so that a step has one gradient whoever computed what.
 
-use std::cmp::Reverse;
-use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use tch::{Kind, Tensor as Torch};
@@ -16,99 +15,140 @@ use super::lesson::Lesson;
 
 /// Loss of every lesson, in their order, and the sum of their gradients, laid out as [`super::Parameters::flat`].
 ///
-/// `patches` are `[N, C, S, S]`, `labels` the distributions `[N, classes]` that whoever does not distil learns from. At most one
-/// lesson teaches, and it comes first.
+/// `patches` are `[N, C, S, S]`, `labels` the distributions `[N, classes]` that whoever does not distil learns from. Where some
+/// distil, exactly one teaches.
 pub(super) fn learn(net: &ElasticNet, lessons: Vec<Lesson>, patches: &Torch, labels: &Torch, threads: usize) -> (Vec<f64>, Torch) {
-    let mut losses = vec![0.0; lessons.len()];
+    let count = lessons.len();
     // A GPU is shared best by giving it one child after the other.
-    let lanes = if net.parameters.device().is_cuda() { 1 } else { threads.clamp(1, lessons.len().max(1)) };
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..lanes).map(|_| sync_channel(1)).unzip();
-    let mut senders = Some(senders);
-    let mut gradient = net.parameters.flat().zeros_like();
+    let lanes = if net.parameters.device().is_cuda() { 1 } else { threads.clamp(1, count.max(1)) };
+    let work = Work::new(net, lessons);
     thread::scope(|scope| {
-        let running: Vec<_> = share(lessons, lanes)
-            .into_iter()
-            .zip(receivers)
-            .map(|(lessons, predictions)| {
-                let (patches, labels) = (patches.shallow_clone(), labels.shallow_clone());
-                // The teacher's lesson is the first of the first lane.
-                let lane = Lane { net: net.replica(), patches, labels, predictions, announce: senders.take().unwrap_or_default() };
-                scope.spawn(move || {
-                    tch::set_num_threads(i32::try_from(threads / lanes).unwrap_or(1));
-                    lane.run(lessons)
-                })
-            })
-            .collect();
-        for lane in running {
-            let (lane_losses, lane_gradient) = lane.join().unwrap_or_else(|panic| resume_unwind(panic));
-            lane_losses.into_iter().for_each(|(place, loss)| losses[place] = loss);
-            gradient += lane_gradient;
+        for _ in 0..lanes {
+            let (work, patches, labels) = (&work, patches.shallow_clone(), labels.shallow_clone());
+            scope.spawn(move || {
+                tch::set_num_threads(i32::try_from(threads / lanes).unwrap_or(1));
+                work.run(&patches, &labels);
+            });
         }
     });
-    (losses, gradient)
-}
-
-/// Shares lessons out so that the lanes have about the same work: the first to the first lane, then the most expensive one left
-/// to whoever has least to do. Each lesson keeps its place.
-fn share(lessons: Vec<Lesson>, lanes: usize) -> Vec<Vec<(usize, Lesson)>> {
-    let mut placed: Vec<_> =
-        lessons.into_iter().enumerate().map(|(place, lesson)| (lesson.plan.cost().macs.total(), place, lesson)).collect();
-    placed.sort_by_key(|&(macs, place, _)| (place > 0, Reverse(macs), place));
-    let mut shares: Vec<(u64, Vec<(usize, Lesson)>)> = (0..lanes).map(|_| (0, Vec::new())).collect();
-    for (macs, place, lesson) in placed {
-        if let Some((load, share)) = shares.iter_mut().min_by_key(|(load, _)| *load) {
-            *load += macs;
-            share.push((place, lesson));
-        }
+    let State { mut done, panic, .. } = work.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(panic) = panic {
+        resume_unwind(panic);
     }
-    shares.into_iter().map(|(_, share)| share).collect()
+    done.sort_by_key(|done| done.place);
+    let mut gradient = net.parameters.flat().zeros_like();
+    done.iter().for_each(|done| gradient += &done.gradient);
+    (done.iter().map(|done| done.loss).collect(), gradient)
 }
 
-/// A forward pass: the lesson's place, the lesson, its logits.
-type Forward = (usize, Lesson, Torch);
+/// What there is to do in a step.
+struct Work {
+    state: Mutex<State>,
+    /// Signalled when there may be something new to do, or nothing any more.
+    changed: Condvar,
+}
 
-/// One thread's part of a step.
-struct Lane {
+struct State {
+    /// Forward passes to do, the next one last.
+    ahead: Vec<Forward>,
+    /// Forward passes done whose backward pass is to do, with their logits.
+    back: Vec<(Forward, Torch)>,
+    /// The teacher's predictions.
+    predictions: Option<Torch>,
+    /// Passes that some lane is at.
+    running: usize,
+    done: Vec<Done>,
+    /// What a lane panicked with.
+    panic: Option<Box<dyn std::any::Any + Send>>,
+}
+
+/// A lesson with its place among the others, and a network that gathers its gradients alone.
+struct Forward {
+    place: usize,
+    macs: u64,
+    lesson: Lesson,
     net: ElasticNet,
-    patches: Torch,
-    labels: Torch,
-    /// The teacher's predictions, once there are any.
-    predictions: Receiver<Torch>,
-    /// Where the teacher's lane sends them.
-    announce: Vec<SyncSender<Torch>>,
 }
 
-impl Lane {
-    /// Losses by place, and the sum of the gradients.
-    fn run(mut self, lessons: Vec<(usize, Lesson)>) -> (Vec<(usize, f64)>, Torch) {
-        let announce = std::mem::take(&mut self.announce);
-        let mut losses = Vec::new();
-        let mut predictions = None;
-        // Forward passes whose lesson has no target yet.
-        let mut waiting: Vec<Forward> = Vec::new();
-        for (place, lesson) in lessons {
-            let logits = lesson.logits(&self.net, &self.patches);
-            if lesson.teaches {
-                let taught = logits.detach().softmax(-1, Kind::Float);
-                // A lane that has gone needs nothing any more.
-                announce.iter().for_each(|lane| drop(lane.send(taught.shallow_clone())));
-            }
-            waiting.push((place, lesson, logits));
-            predictions = predictions.or_else(|| self.predictions.try_recv().ok());
-            if predictions.is_some() || waiting.iter().all(|(_, lesson, _)| !lesson.distils) {
-                losses.extend(waiting.drain(..).map(|forward| self.learn(forward, predictions.as_ref())));
-            }
-        }
-        for forward in waiting {
-            predictions = predictions.or_else(|| self.predictions.recv().ok());
-            losses.push(self.learn(forward, predictions.as_ref()));
-        }
-        (losses, self.net.parameters.gradient())
+struct Done {
+    place: usize,
+    loss: f64,
+    gradient: Torch,
+}
+
+/// A pass for a lane.
+enum Pass {
+    Ahead(Forward),
+    Back(Forward, Torch),
+}
+
+impl Work {
+    fn new(net: &ElasticNet, lessons: Vec<Lesson>) -> Self {
+        let forward =
+            |(place, lesson): (usize, Lesson)| Forward { place, macs: lesson.plan.cost().macs.total(), net: net.replica(), lesson };
+        let mut ahead: Vec<Forward> = lessons.into_iter().enumerate().map(forward).collect();
+        // The teacher first, since others wait for it; then the most expensive.
+        ahead.sort_by_key(|forward| (forward.lesson.teaches, forward.macs));
+        let state = State { ahead, back: Vec::new(), predictions: None, running: 0, done: Vec::new(), panic: None };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// The backward pass: the lesson's place and loss.
-    fn learn(&self, (place, lesson, logits): Forward, predictions: Option<&Torch>) -> (usize, f64) {
-        let targets = if lesson.distils { predictions } else { None };
-        (place, lesson.learn(&self.net, &logits, targets.unwrap_or(&self.labels)))
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes passes until none is left.
+    fn run(&self, patches: &Torch, labels: &Torch) {
+        while let Some((pass, predictions)) = self.take() {
+            let computed = catch_unwind(AssertUnwindSafe(|| match pass {
+                Pass::Ahead(forward) => {
+                    let logits = forward.lesson.logits(&forward.net, patches);
+                    let predictions = forward.lesson.teaches.then(|| logits.detach().softmax(-1, Kind::Float));
+                    let mut state = self.lock();
+                    state.predictions = state.predictions.take().or(predictions);
+                    state.back.push((forward, logits));
+                }
+                Pass::Back(Forward { place, lesson, net, .. }, logits) => {
+                    let targets = predictions.as_ref().filter(|_| lesson.distils).unwrap_or(labels);
+                    let loss = lesson.learn(&net, &logits, targets);
+                    self.lock().done.push(Done { place, loss, gradient: net.parameters.gradient() });
+                }
+            }));
+            let mut state = self.lock();
+            state.running -= 1;
+            if let Err(panic) = computed {
+                state.panic.get_or_insert(panic);
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next pass, and the teacher's predictions where they are there; waits where others have to come first. None where no pass
+    /// is left, or a lane has panicked.
+    fn take(&self) -> Option<(Pass, Option<Torch>)> {
+        let mut state = self.lock();
+        loop {
+            if state.panic.is_some() {
+                return None;
+            }
+            let taught = state.predictions.is_some();
+            let ready = state.back.iter().enumerate().filter(|(_, (forward, _))| taught || !forward.lesson.distils);
+            let pass = match ready.max_by_key(|(_, (forward, _))| forward.macs).map(|(index, _)| index) {
+                Some(index) => {
+                    let (forward, logits) = state.back.swap_remove(index);
+                    Some(Pass::Back(forward, logits))
+                }
+                None => state.ahead.pop().map(Pass::Ahead),
+            };
+            if let Some(pass) = pass {
+                state.running += 1;
+                return Some((pass, state.predictions.as_ref().map(Torch::shallow_clone)));
+            }
+            if state.running == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }

@@ -8,5 +8,6 @@ mod children;
 mod classify;
 mod harness;
 mod lifecycle;
+mod load;
 mod shipped_model;
 mod table_one;

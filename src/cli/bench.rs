@@ -1,0 +1,187 @@
+//! `bignas bench`: load on a running server, and what it came to.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::files::write_atomically;
+use crate::load::{Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
+use crate::plot::{Chart, Mark, Series};
+
+/// Arguments of `bignas bench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address of the server
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    url: String,
+    /// Image files to send, in turn
+    #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// What to ask for, in turn, as a query: `mflops=3`, `latency_ms=2&min_accuracy=0.88`
+    #[arg(long, num_args = 1.., default_value = "", value_name = "QUERY")]
+    ask: Vec<String>,
+    /// Deadline of every request, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    deadline_ms: Option<u32>,
+    /// How requests arrive
+    #[arg(long, value_enum, default_value_t = Arrival::Closed)]
+    arrivals: Arrival,
+    /// Requests in flight of a closed loop; connections at most of an open one
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Requests a second of an open loop
+    #[arg(long, value_name = "REQUESTS", required_if_eq_any = [("arrivals", "poisson"), ("arrivals", "gamma")])]
+    rate: Option<f64>,
+    /// Burstiness of gamma arrivals: the squared coefficient of variation of the times between requests
+    #[arg(long, default_value_t = 4.0)]
+    cv2: f64,
+    /// Seconds that are not counted
+    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    warm_up_s: u32,
+    /// Seconds of a window of the measurement
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    window_s: u32,
+    /// Windows at most; a closed loop ends as soon as the last three agree
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    windows: u32,
+    /// Seed of the times of an open loop
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Write NAME.json, NAME.svg and NAME.png
+    #[arg(short, long, value_name = "NAME")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Arrival {
+    /// A number of requests in flight: what the server can do
+    Closed,
+    /// Independent clients
+    Poisson,
+    /// Independent clients in bursts
+    Gamma,
+}
+
+/// What was measured, and how.
+#[derive(Debug, Serialize)]
+struct Report {
+    command: Vec<String>,
+    windows: Windows,
+    stable: bool,
+    summary: Summary,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let load = load(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (outcomes, windows) = runtime.block_on(measure(args, &load))?;
+    let length = Duration::from_secs(u64::from(args.window_s) * windows.0.len() as u64);
+    let summary = summarise(&outcomes, length, args.deadline_ms.map(|ms| Duration::from_millis(ms.into())));
+    print(&summary, &windows);
+    if let Some(name) = &args.output {
+        let report = Report { command: std::env::args().skip(1).collect(), stable: windows.stable(), windows, summary };
+        write(name, &report, &outcomes)?;
+    }
+    Ok(())
+}
+
+fn load(args: &Args) -> anyhow::Result<Load> {
+    let images = args.image.iter().map(|path| {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Bytes::from(bytes))
+    });
+    let with_deadline = |ask: &String| match args.deadline_ms {
+        Some(ms) if ask.is_empty() => format!("deadline_ms={ms}"),
+        Some(ms) => format!("{ask}&deadline_ms={ms}"),
+        None => ask.clone(),
+    };
+    let (connections, rate) = (usize::from(args.connections), args.rate.unwrap_or_default());
+    let mode = match args.arrivals {
+        Arrival::Closed => Mode::Closed { connections },
+        Arrival::Poisson => Mode::Open { rate, cv2: 1.0, connections },
+        Arrival::Gamma => Mode::Open { rate, cv2: args.cv2, connections },
+    };
+    let sensible = args.arrivals == Arrival::Closed || (rate > 0.0 && rate.is_finite() && args.cv2 > 0.0 && args.cv2.is_finite());
+    ensure!(sensible, "--rate {rate} and --cv2 {} must be above 0", args.cv2);
+    let asks = args.ask.iter().map(with_deadline).collect();
+    Ok(Load { target: args.url.parse::<Target>()?, mode, images: images.collect::<anyhow::Result<_>>()?, asks, seed: args.seed })
+}
+
+/// Drives the load window by window; what a window sends and is answered later counts in it.
+async fn measure(args: &Args, load: &Load) -> anyhow::Result<(Vec<Outcome>, Windows)> {
+    if args.warm_up_s > 0 {
+        drive(load, Duration::from_secs(args.warm_up_s.into())).await?;
+    }
+    let window = Duration::from_secs(args.window_s.into());
+    if args.arrivals != Arrival::Closed {
+        // One loop: pausing between windows would let the queue drain.
+        let outcomes = drive(load, window * args.windows).await?;
+        let mut windows = Windows(vec![0.0; args.windows as usize]);
+        for outcome in outcomes.iter().filter(|outcome| outcome.reply.as_ref().is_some_and(|reply| reply.status == 200)) {
+            let at = (outcome.due.as_secs_f64() / window.as_secs_f64()) as usize;
+            windows.0[at.min(args.windows as usize - 1)] += 1.0 / window.as_secs_f64();
+        }
+        return Ok((outcomes, windows));
+    }
+    let (mut all, mut windows) = (Vec::new(), Windows::default());
+    while windows.0.len() < args.windows as usize && !windows.stable() {
+        let outcomes = drive(load, window).await?;
+        windows.0.push(summarise(&outcomes, window, None).throughput);
+        eprintln!("window {}: {:.1} requests/s", windows.0.len(), windows.0[windows.0.len() - 1]);
+        all.extend(outcomes);
+    }
+    Ok((all, windows))
+}
+
+fn print(summary: &Summary, windows: &Windows) {
+    let percent = |share: f64| 100.0 * share;
+    let settled = if windows.stable() { "the last three windows agree" } else { "the windows do not agree within a tenth" };
+    println!("{} requests in {:.0} s; {settled}", summary.requests, summary.seconds);
+    println!("throughput {:.1}/s, in time {:.1}/s", summary.throughput, summary.goodput);
+    let Summary { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = summary;
+    println!("latency ms: p50 {p50_ms:.2}, p90 {p90_ms:.2}, p99 {p99_ms:.2}, p99.9 {p999_ms:.2}, longest {max_ms:.2}");
+    println!(
+        "in time {:.3} %, refused {:.3} %, by a smaller child {:.3} %",
+        percent(summary.in_time),
+        percent(summary.refused),
+        percent(summary.degraded)
+    );
+    if let Some(p99_ms) = summary.refusal_p99_ms {
+        println!("refusals: p99 {p99_ms:.2} ms");
+    }
+    if let Some(accuracy) = summary.mean_accuracy {
+        println!("mean accuracy {:.2} %", percent(accuracy));
+    }
+    let statuses: Vec<String> = summary.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
+    println!("answers by status: {}", statuses.join(", "));
+    summary.children.iter().for_each(|(child, count)| println!("  child {child}: {count}"));
+}
+
+/// The numbers, and the latencies by percentile where there are any.
+fn write(name: &Path, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let file = name.with_extension("json");
+    write_atomically(&file, &serde_json::to_vec_pretty(report)?).with_context(|| format!("cannot write {}", file.display()))?;
+    let answered = outcomes.iter().filter(|outcome| outcome.reply.as_ref().is_some_and(|reply| reply.status == 200));
+    let mut latencies: Vec<f64> = answered.map(|outcome| outcome.latency.as_secs_f64() * 1e3).collect();
+    latencies.sort_by(f64::total_cmp);
+    if latencies.is_empty() {
+        println!("wrote {}; nothing was answered, so there is no curve", file.display());
+        return Ok(());
+    }
+    let points = (0..1000).filter_map(|rank| Some((f64::from(rank) / 10.0, *latencies.get(latencies.len() * rank as usize / 1000)?)));
+    let chart = Chart {
+        title: "Latency by percentile".to_owned(),
+        x: "percentile".to_owned(),
+        y: "latency, ms".to_owned(),
+        series: vec![Series { name: "answers with status 200".to_owned(), mark: Mark::Line, points: points.collect() }],
+    };
+    let directory = name.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = name.file_name().and_then(|stem| stem.to_str()).context("the name to write under is no file name")?;
+    chart.write(directory, stem)?;
+    println!("wrote {}/{stem}.{{json,svg,png}}", directory.display());
+    Ok(())
+}

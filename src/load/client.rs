@@ -1,0 +1,135 @@
+//! A small HTTP/1.1 client: one connection, one request at a time, nothing shared.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use crate::space::ChildId;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Host and port.
+    authority: String,
+}
+
+/// A server that cannot be reached, or that does not speak HTTP.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// An address that is none.
+    #[error("{0:?} is not the address of a server, such as http://127.0.0.1:8080")]
+    Address(String),
+    /// No connection.
+    #[error("cannot connect to {0}")]
+    Connect(String, #[source] std::io::Error),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Http(#[from] hyper::Error),
+}
+
+/// What a server answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// The child that answered, where one did.
+    pub child: Option<ChildId>,
+    /// Its accuracy, where it is known.
+    pub accuracy: Option<f64>,
+    /// Whether a better child would have answered an idle server's client.
+    pub degraded: bool,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    child: Child,
+    degraded_from: Option<ChildId>,
+}
+
+#[derive(Deserialize)]
+struct Child {
+    id: ChildId,
+    accuracy: Option<f64>,
+}
+
+impl std::str::FromStr for Target {
+    type Err = ClientError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refused = || ClientError::Address(text.to_owned());
+        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+        let plain = !host.is_empty() && !authority.contains(['/', '?', '#', '@']) && !authority.contains("://");
+        if !plain || port.parse::<u16>().is_err() {
+            return Err(refused());
+        }
+        Ok(Self { authority: format!("{host}:{port}") })
+    }
+}
+
+/// An open connection.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+impl Connection {
+    pub(super) async fn open(target: &Target) -> Result<Self, ClientError> {
+        let failed = |error| ClientError::Connect(target.authority.clone(), error);
+        let stream = TcpStream::connect(&target.authority).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // It ends with the connection; whoever sends learns of a failure.
+        tokio::spawn(connection);
+        Ok(Self { sender, authority: target.authority.clone() })
+    }
+
+    /// Posts an image to `/classify?QUERY`.
+    pub(super) async fn classify(&mut self, query: &str, image: Bytes) -> Result<Reply, ClientError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("/classify?{query}"))
+            .header(HOST, &self.authority)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .body(Full::new(image));
+        let request = request.map_err(|_| ClientError::Address(query.to_owned()))?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        let answer = serde_json::from_slice::<Answer>(&body).ok();
+        Ok(Reply {
+            status,
+            child: answer.as_ref().map(|answer| answer.child.id),
+            accuracy: answer.as_ref().and_then(|answer| answer.child.accuracy),
+            degraded: answer.is_some_and(|answer| answer.degraded_from.is_some()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_understood_or_refused() {
+        for (text, authority) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+            ("http://127.0.0.1:8080/", "127.0.0.1:8080"),
+            ("localhost:80", "localhost:80"),
+            ("http://host", "host:80"),
+            ("http://[::1]:9", "[::1]:9"),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().authority, authority, "{text}");
+        }
+        for text in ["", "http://", "https://host", "http://host:port", "http://host:1/classify", "http://user@host:1"] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+}
