@@ -239,7 +239,11 @@ async fn the_default_budget_holds_where_a_request_gives_none() {
 async fn a_draining_engine_takes_nothing_new() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
     let engine = engine(&model, cache.path(), &[]);
+    let id = ids(&engine)[0];
+    engine.classify(id, vec![patch(1)]).await.unwrap();
     engine.drain();
+    let hurried = Request { deadline: Some(Instant::now() + Duration::from_secs(9)), ..id.into() };
+    assert!(matches!(engine.classify(hurried, vec![patch(1)]).await, Err(ClassifyError::ShuttingDown)));
     assert!(matches!(engine.classify(ids(&engine)[0], vec![patch(1)]).await, Err(ClassifyError::ShuttingDown)));
 }
 
@@ -357,6 +361,13 @@ async fn a_tight_deadline_is_kept_by_a_smaller_child_but_not_under_the_floor() {
     let floor = Budget { min_accuracy: room[0].accuracy, ..Budget::default() };
     let refused = engine.classify(within(&engine, floor, deadline), vec![patch(1)]).await;
     assert!(matches!(refused, Err(ClassifyError::TooLate)), "{refused:?}");
+    // The best child is not even in memory: who is in a hurry is not kept waiting for it, and learns of it.
+    drop(engine);
+    let cold = self::engine(&model, cache.path(), &[]);
+    cold.classify(next, vec![patch(1)]).await.unwrap();
+    let answer = cold.classify(within(&cold, Budget::default(), deadline), vec![patch(1)]).await.unwrap();
+    assert_eq!((answer.child, answer.degraded_from), (next, Some(best)));
+    let engine = cold;
     let named = engine.classify(Request { deadline: Some(Instant::now() + Duration::from_secs(10)), ..best.into() }, vec![patch(1)]).await;
     assert!(matches!(named, Err(ClassifyError::TooLate)), "who names a child gets that child or none: {named:?}");
 }

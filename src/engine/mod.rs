@@ -4,6 +4,7 @@
 //! memory, each up to a limit, and runs them on worker threads behind a bounded queue. It knows nothing of HTTP.
 
 mod build;
+mod classify;
 mod client;
 mod loaded;
 mod loading;
@@ -22,30 +23,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::oneshot;
 
 pub use build::BuildError;
 pub use options::EngineOptions;
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
 use build::Builder;
-use client::Presence;
 use loaded::LoadedChild;
 use loading::Loading;
-use pool::{Ask, Choice, Pool};
+use pool::Pool;
 use registry::{Known, Registry};
-use schedule::{Refused, Waiting};
 use store::Store;
 
 use crate::checkpoint::{Model, ModelCard};
 use crate::data::CalibrationSet;
-use crate::image::Patch;
 use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
 use crate::space::{ChildId, Choices};
-
-/// How long a request without a deadline may be predicted to wait before it is refused.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the last handle waits for what still runs.
 const LAST_WAIT: Duration = Duration::from_secs(5);
@@ -207,84 +201,6 @@ impl Engine {
 
     fn statuses(&self) -> Vec<ChildStatus> {
         self.inner.registry.all().into_iter().map(|known| self.status(known)).collect()
-    }
-
-    /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
-    ///
-    /// Each next one is faster than all before it; whoever is neither better nor faster is left out.
-    ///
-    /// # Errors
-    /// As [`Engine::resolve`].
-    pub fn room(&self, budget: &Budget) -> Result<Vec<ChildStatus>, ResolveError> {
-        let (children, budget) = (self.statuses(), self.effective(budget));
-        let mut room = vec![resolve::resolve(&children, &budget)?.clone()];
-        for child in resolve::within(&children, &budget) {
-            let faster = child.latency_ms.zip(room[room.len() - 1].latency_ms).is_some_and(|(ms, before_ms)| ms < before_ms);
-            if faster && child.accuracy.is_some() {
-                room.push(child.clone());
-            }
-        }
-        Ok(room)
-    }
-
-    /// Logits of `patches` from one of the children that `request` allows; the best is loaded or built first where need be.
-    /// Dropping the future withdraws the request; a build that has begun goes on.
-    ///
-    /// # Errors
-    /// [`ClassifyError`].
-    pub async fn classify(&self, request: impl Into<Request>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
-        let Request { children, deadline } = request.into();
-        let answered = async {
-            let choices = self.choices(&children, deadline.is_some()).await?;
-            self.answered(choices, deadline, patches).await
-        };
-        let answer = match deadline {
-            None => answered.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), answered).await.unwrap_or(Err(ClassifyError::TooLate)),
-        };
-        match &answer {
-            Ok(answer) if answer.degraded_from.is_some() => self.inner.metrics.degraded.inc(),
-            Err(ClassifyError::TooLate) => self.inner.metrics.shed.with_label_values(&["deadline"]).inc(),
-            Err(ClassifyError::Overloaded { .. }) => self.inner.metrics.shed.with_label_values(&["queue"]).inc(),
-            _ => {}
-        }
-        answer
-    }
-
-    /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first. Who is in a
-    /// hurry does not wait for it where another is there.
-    async fn choices(&self, children: &[ChildId], hurry: bool) -> Result<Vec<Choice>, ClassifyError> {
-        let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
-        let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
-        let mut choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
-        if let Some(&smallest) = smaller.last().filter(|smallest| self.inner.on_disk_only(**smallest)) {
-            self.begin_load(smallest);
-        }
-        if hurry && !choices.is_empty() && !self.inner.cache.contains(best) {
-            self.begin_load(best);
-            return Ok(choices);
-        }
-        let (loaded, source) = self.load(best).await?;
-        choices.insert(0, Choice { loaded, source });
-        Ok(choices)
-    }
-
-    /// Queues the request and waits for its answer.
-    async fn answered(&self, choices: Vec<Choice>, deadline: Option<Instant>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
-        let accepted = Instant::now();
-        let (reply, answer) = oneshot::channel();
-        let images = patches.len();
-        let present = Presence(Arc::default());
-        let payload = Ask { patches, accepted, reply, client: Arc::clone(&present.0) };
-        let request = Waiting { images, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
-        match (self.inner.pool.submit(request), deadline) {
-            (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
-            (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),
-            (Err(Refused::TooLate(_)), None) => Err(ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() }),
-            (Err(Refused::Full(_, room_in)), _) => {
-                Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
-            }
-        }
     }
 
     /// The deployable graph of the child `id`, built first where need be.

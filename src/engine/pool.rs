@@ -15,6 +15,7 @@ use super::types::{Answer, ClassifyError, Source};
 use crate::image::Patch;
 use crate::metrics::Metrics;
 use crate::runtime::Stop;
+use crate::space::ChildId;
 
 /// How often [`Pool::stop`] looks whether runs have ended.
 const STOP_POLL: Duration = Duration::from_millis(2);
@@ -37,6 +38,8 @@ impl PartialEq for Choice {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) patches: Vec<Patch>,
+    /// The child that an idle server would have taken.
+    pub(super) best: ChildId,
     pub(super) accepted: Instant,
     pub(super) client: Arc<Client>,
     pub(super) reply: oneshot::Sender<Result<Answer, ClassifyError>>,
@@ -198,13 +201,12 @@ impl Shared {
         }
         let id = child.loaded.id();
         let mut rows = logits.map(Vec::into_iter);
-        for Waiting { choices, payload, images, .. } in requests {
-            let best = choices.first().map(|choice| choice.loaded.id());
+        for Waiting { payload, images, .. } in requests {
             let answer = match &mut rows {
                 Ok(rows) => Ok(Answer {
                     logits: rows.take(images).collect(),
                     child: id,
-                    degraded_from: best.filter(|best| *best != id),
+                    degraded_from: (payload.best != id).then_some(payload.best),
                     source: child.source,
                     queue: started - payload.accepted,
                     inference,

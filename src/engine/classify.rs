@@ -1,0 +1,109 @@
+//! A classification, from the children that may answer to the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Engine;
+use super::client::Presence;
+use super::pool::{Ask, Choice};
+use super::resolve;
+use super::schedule::{Refused, Waiting};
+use super::types::{Answer, Budget, ChildStatus, ClassifyError, Request, ResolveError, Source};
+use crate::image::Patch;
+use crate::space::ChildId;
+
+/// How long a request without a deadline may be predicted to wait before it is refused.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
+    ///
+    /// Each next one is faster than all before it; whoever is neither better nor faster is left out.
+    ///
+    /// # Errors
+    /// As [`Engine::resolve`].
+    pub fn room(&self, budget: &Budget) -> Result<Vec<ChildStatus>, ResolveError> {
+        let (children, budget) = (self.statuses(), self.effective(budget));
+        let mut room = vec![resolve::resolve(&children, &budget)?.clone()];
+        for child in resolve::within(&children, &budget) {
+            let faster = child.latency_ms.zip(room[room.len() - 1].latency_ms).is_some_and(|(ms, before_ms)| ms < before_ms);
+            if faster && child.accuracy.is_some() {
+                room.push(child.clone());
+            }
+        }
+        Ok(room)
+    }
+
+    /// Logits of `patches` from one of the children that `request` allows; the best is loaded or built first where need be.
+    /// Dropping the future withdraws the request; a build that has begun goes on.
+    ///
+    /// # Errors
+    /// [`ClassifyError`].
+    pub async fn classify(&self, request: impl Into<Request>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
+        let Request { children, deadline } = request.into();
+        if self.inner.draining.load(Ordering::Acquire) {
+            return Err(ClassifyError::ShuttingDown);
+        }
+        let answered = async {
+            let choices = self.choices(&children, deadline.is_some()).await?;
+            self.answered(children[0], choices, deadline, patches).await
+        };
+        let answer = match deadline {
+            None => answered.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answered).await.unwrap_or(Err(ClassifyError::TooLate)),
+        };
+        match &answer {
+            Ok(answer) if answer.degraded_from.is_some() => self.inner.metrics.degraded.inc(),
+            Err(ClassifyError::TooLate) => self.inner.metrics.shed.with_label_values(&["deadline"]).inc(),
+            Err(ClassifyError::Overloaded { .. }) => self.inner.metrics.shed.with_label_values(&["queue"]).inc(),
+            _ => {}
+        }
+        answer
+    }
+
+    /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first. Who is in a
+    /// hurry does not wait for it where another is there.
+    async fn choices(&self, children: &[ChildId], hurry: bool) -> Result<Vec<Choice>, ClassifyError> {
+        let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
+        let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
+        let mut choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
+        if let Some(&smallest) = smaller.last().filter(|smallest| self.inner.on_disk_only(**smallest)) {
+            self.begin_load(smallest);
+        }
+        if hurry && !choices.is_empty() && !self.inner.cache.contains(best) {
+            self.begin_load(best);
+            self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
+            return Ok(choices);
+        }
+        let (loaded, source) = self.load(best).await?;
+        choices.insert(0, Choice { loaded, source });
+        Ok(choices)
+    }
+
+    /// Queues the request and waits for its answer.
+    async fn answered(
+        &self,
+        best: ChildId,
+        choices: Vec<Choice>,
+        deadline: Option<Instant>,
+        patches: Vec<Patch>,
+    ) -> Result<Answer, ClassifyError> {
+        let accepted = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let images = patches.len();
+        let present = Presence(Arc::default());
+        let payload = Ask { patches, best, accepted, reply, client: Arc::clone(&present.0) };
+        let request = Waiting { images, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
+        match (self.inner.pool.submit(request), deadline) {
+            (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
+            (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),
+            (Err(Refused::TooLate(_)), None) => Err(ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() }),
+            (Err(Refused::Full(_, room_in)), _) => {
+                Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+use super::*;
+
+/// Children are called by their milliseconds for one image; ten images of child 1 take no longer than five apart would.
+fn costs(child: &u64, images: usize) -> Duration {
+    let per_image = if *child == 1 { 0.5 } else { 1.0 };
+    Duration::from_secs_f64(*child as f64 * (1.0 + (images as f64 - 1.0) * per_image) / 1e3)
+}
+
+const ALL: [u64; 3] = [10, 4, 1];
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+struct Bench {
+    queue: Queue<u64, char>,
+    start: Instant,
+}
+
+impl Bench {
+    fn new(workers: usize, limit_ms: u64) -> Self {
+        Self { queue: Queue::new(workers, ms(limit_ms)), start: Instant::now() }
+    }
+
+    fn push(&mut self, payload: char, choices: &[u64], deadline_ms: u64) -> Result<(), Refused<char>> {
+        let request = Waiting { images: 1, choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
+        self.queue.push(request, self.start, Busy::default(), &costs)
+    }
+
+    /// The child and the payloads of the next run, `after_ms` from the start, with no other worker idle.
+    fn next(&mut self, after_ms: u64) -> Option<(u64, String)> {
+        let run = self.queue.next(self.start + ms(after_ms), Busy::default(), &costs, |_| false)?;
+        Some((run.child, run.requests.iter().map(|request| request.payload).collect()))
+    }
+}
+
+#[test]
+fn an_idle_server_gives_the_best_child() {
+    let mut bench = Bench::new(1, 1_000);
+    bench.push('a', &ALL, 100).unwrap();
+    assert_eq!(bench.next(0), Some((10, "a".into())));
+    assert_eq!(bench.next(0), None);
+}
+
+#[test]
+fn the_nearest_deadline_comes_first() {
+    let mut bench = Bench::new(1, 1_000);
+    for (payload, deadline_ms) in [('a', 500), ('b', 100), ('c', 300), ('d', 100)] {
+        bench.push(payload, &[4], deadline_ms).unwrap();
+    }
+    let order: String = std::iter::from_fn(|| bench.next(0)).map(|(_, payloads)| payloads).collect();
+    assert_eq!(order, "bdca", "and among equals, who came first");
+}
+
+#[test]
+fn the_child_shrinks_with_the_slack() {
+    for (after_ms, child) in [(0, 10), (90, 10), (91, 4), (96, 4), (97, 1), (120, 1)] {
+        let mut bench = Bench::new(1, 1_000);
+        bench.push('a', &ALL, 100).unwrap();
+        assert_eq!(bench.next(after_ms), Some((child, "a".into())), "{after_ms} ms later");
+    }
+}
+
+/// With 10 ms of its own, the head would still be in time; those behind it would not.
+#[test]
+fn the_child_shrinks_for_those_behind() {
+    for (behind, child) in [(0, 10), (6, 10), (7, 4), (12, 4), (13, 1)] {
+        let mut bench = Bench::new(1, 1_000);
+        bench.push('a', &ALL, 15).unwrap();
+        (0..behind).for_each(|_| bench.push('b', &[1], 16).unwrap());
+        let alone = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs, |_| false).unwrap();
+        assert_eq!(alone.child, child, "{behind} behind it");
+    }
+}
+
+#[test]
+fn a_floor_is_never_passed() {
+    let mut bench = Bench::new(1, 1_000);
+    bench.push('a', &[10, 4], 20).unwrap();
+    assert_eq!(bench.next(19), Some((4, "a".into())), "late, but not under its floor");
+}
+
+#[test]
+fn hopeless_requests_are_refused_at_once() {
+    let mut bench = Bench::new(1, 1_000);
+    assert_eq!(bench.push('a', &[10], 9), Err(Refused::TooLate('a')));
+    bench.push('b', &[10], 10).unwrap();
+    assert_eq!(bench.push('c', &[10], 19), Err(Refused::TooLate('c')), "after b there are 9 ms left");
+    bench.push('d', &[10, 4], 14).unwrap();
+    let mut two = Bench::new(2, 1_000);
+    two.push('a', &[10], 15).unwrap();
+    two.push('b', &[10], 15).unwrap();
+    let running = Busy { left: ms(20), idle: 0 };
+    let request = Waiting { images: 1, choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
+    assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
+}
+
+#[test]
+fn the_queue_is_bounded_by_work() {
+    let mut bench = Bench::new(2, 20);
+    for payload in ['a', 'b', 'c'] {
+        bench.push(payload, &[10], 1_000).unwrap();
+    }
+    assert_eq!(bench.push('d', &[10], 1_000), Err(Refused::Full('d', ms(5))), "30 ms of work for two, and 10 of its own");
+    bench.push('e', &[10, 4], 1_000).unwrap();
+    assert_eq!(bench.queue.images(), 4);
+    let mut small = Bench::new(1, 5);
+    small.push('a', &[10], 1_000).unwrap();
+}
+
+#[test]
+fn batches_are_made_where_they_pay_and_nobody_is_late() {
+    let mut bench = Bench::new(1, 1_000);
+    for payload in ['a', 'b', 'c'] {
+        bench.push(payload, &[1], 100).unwrap();
+    }
+    bench.push('d', &[4], 100).unwrap();
+    assert_eq!(bench.next(0), Some((1, "abc".into())), "one child, half the time each");
+    assert_eq!(bench.next(0), Some((4, "d".into())));
+    for payload in ['a', 'b'] {
+        bench.push(payload, &[4], 100).unwrap();
+    }
+    assert_eq!(bench.next(0), Some((4, "a".into())), "together they would take as long as apart");
+    let mut tight = Bench::new(1, 1_000);
+    for (payload, deadline_ms) in [('a', 2), ('b', 3), ('c', 3)] {
+        tight.push(payload, &[1], deadline_ms).unwrap();
+    }
+    assert_eq!(tight.next(0), Some((1, "abc".into())), "2 ms");
+    for (payload, deadline_ms) in [('a', 1), ('b', 3)] {
+        tight.push(payload, &[1], deadline_ms).unwrap();
+    }
+    assert_eq!(tight.next(0), Some((1, "a".into())), "with b it would take 1.5 ms");
+}
+
+#[test]
+fn nobody_gets_a_smaller_child_for_the_sake_of_a_batch() {
+    let mut bench = Bench::new(1, 1_000);
+    bench.push('a', &[1], 100).unwrap();
+    bench.push('b', &ALL, 500).unwrap();
+    assert_eq!(bench.next(0), Some((1, "a".into())));
+    assert_eq!(bench.next(0), Some((10, "b".into())));
+}
+
+#[test]
+fn idle_workers_are_better_than_batches() {
+    let mut bench = Bench::new(2, 1_000);
+    for payload in ['a', 'b'] {
+        bench.push(payload, &[1], 100).unwrap();
+    }
+    let run = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs, |_| false).unwrap();
+    assert_eq!(run.requests.len(), 1);
+    assert_eq!(bench.queue.images(), 1);
+}
+
+#[test]
+fn those_who_left_are_dropped() {
+    let mut bench = Bench::new(1, 1_000);
+    for payload in ['a', 'b', 'c'] {
+        bench.push(payload, &[4], 100).unwrap();
+    }
+    let run = bench.queue.next(bench.start, Busy::default(), &costs, |payload| *payload != 'b').unwrap();
+    assert_eq!(run.requests[0].payload, 'b');
+    assert_eq!(bench.queue.images(), 0);
+}
