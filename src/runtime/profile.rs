@@ -54,12 +54,6 @@ impl Profile {
         self.runs_ms[0].1
     }
 
-    /// Batch size and median time of a run in milliseconds, as measured.
-    #[must_use]
-    pub fn runs_ms(&self) -> &[(usize, f64)] {
-        &self.runs_ms
-    }
-
     /// Predicted time of a run of `images`, in milliseconds: on a line between measured sizes, at the largest size's pace beyond.
     #[must_use]
     pub fn predict_ms(&self, images: usize) -> f64 {

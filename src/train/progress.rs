@@ -45,7 +45,7 @@ enum Metrics<'a> {
     },
 }
 
-/// The progress of one sitting.
+/// The progress of one process.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
