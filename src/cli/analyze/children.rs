@@ -107,13 +107,8 @@ impl FromScratch {
             Lessons::InPlace => method("distilled in place (B)", |child| Roster::BiggestAnd(child.choices().clone()), false),
         });
         let methods = methods.collect();
-        compare(
-            workshop,
-            &self.training,
-            "from-scratch",
-            "Children sliced from {}, and the same architectures trained from scratch.",
-            methods,
-        )
+        let what = format!("Children sliced from {{}}, and the same architectures trained from scratch. {}", workshop.rate());
+        compare(workshop, &self.training, "from-scratch", &what, methods)
     }
 }
 

@@ -110,7 +110,7 @@ fn compare(
         let fate = row.diverged_at_step.map_or_else(|| "finished".to_owned(), |step| format!("diverged at step {step}"));
         vec![row.arm.clone(), percent(row.smallest), percent(row.biggest), fate]
     };
-    let what = format!("{what} Top-1 accuracy in %. {}", workshop.describe());
+    let what = format!("{what} Top-1 accuracy in %. {} {}", workshop.rate(), workshop.describe());
     let columns = ["arm", "smallest child", "biggest child", "training"].map(str::to_owned).to_vec();
     let table = rows.iter().map(cells).collect();
     let chart = chart(&rows);

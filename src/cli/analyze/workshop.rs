@@ -141,6 +141,11 @@ impl<'a> Workshop<'a> {
         self.lab.tally(child, &self.lab.statistics(child, &images)?)
     }
 
+    /// The learning rate that arms have where they do not say another.
+    pub(super) fn rate(&self) -> String {
+        format!("Learning rate {} per 256.", self.settings.schedule.rate_per_256)
+    }
+
     pub(super) fn setup(&self) -> Setup {
         Setup {
             settings: self.settings.clone(),
@@ -150,13 +155,13 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// The setup in a sentence.
+    /// What the arms have in common, in a sentence; those that differ in their learning rates say them themselves.
     pub(super) fn describe(&self) -> String {
         let Setup { settings, training_images, test_images, calibration_images } = self.setup();
         format!(
-            "{} epochs over {training_images} training images, batch {}, {:?}, learning rate {} per 256, seed {}; tested on {test_images} \
+            "{} epochs over {training_images} training images, batch {}, {:?}, seed {}; tested on {test_images} \
              images, recalibrated on {calibration_images} training images.",
-            settings.epochs, settings.batch_size, settings.optimiser.kind, settings.schedule.rate_per_256, settings.seed
+            settings.epochs, settings.batch_size, settings.optimiser.kind, settings.seed
         )
     }
 }
