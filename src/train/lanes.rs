@@ -111,7 +111,8 @@ impl Work {
                 Pass::Back(Forward { place, lesson, net, .. }, logits) => {
                     let targets = predictions.as_ref().filter(|_| lesson.distils).unwrap_or(labels);
                     let loss = lesson.learn(&net, &logits, targets);
-                    self.lock().done.push(Done { place, loss, gradient: net.parameters.gradient() });
+                    let gradient = net.parameters.gradient();
+                    self.lock().done.push(Done { place, loss, gradient });
                 }
             }));
             let mut state = self.lock();
