@@ -35,7 +35,7 @@ use pool::Pool;
 use registry::{Known, Registry};
 use store::Store;
 
-use crate::checkpoint::{Model, ModelCard};
+use crate::checkpoint::{Example, Model, ModelCard};
 use crate::data::CalibrationSet;
 use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
@@ -146,6 +146,12 @@ impl Engine {
     #[must_use]
     pub fn card(&self) -> &ModelCard {
         &self.inner.builder.model.card
+    }
+
+    /// Pictures to try the model with.
+    #[must_use]
+    pub fn examples(&self) -> &[Example] {
+        &self.inner.builder.model.examples
     }
 
     /// The metrics that the engine keeps.
