@@ -16,7 +16,13 @@ TRAIN_BIN := $(TRAIN_TARGET)/release/bignas
 fetch = $(PYTHON) scripts/fetch.py
 onnxruntime = export ORT_DYLIB_PATH && ORT_DYLIB_PATH=$$($(fetch) onnxruntime) &&
 libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
+axe_core = export BIGNAS_TEST_AXE_CORE && BIGNAS_TEST_AXE_CORE=$$($(fetch) axe-core) &&
 fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
+
+# What the playground runs children with in a browser. A server without it lacks one button, so serving does not insist on it.
+onnxruntime_web = export BIGNAS_ONNXRUNTIME_WEB && BIGNAS_ONNXRUNTIME_WEB=$$($(fetch) onnxruntime-web) &&
+onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export BIGNAS_ONNXRUNTIME_WEB="$$web"; \
+	else echo "the playground will not run children in the browser" >&2; fi &&
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
@@ -26,7 +32,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
-	@$(onnxruntime) cargo build --release --locked && \
+	@$(onnxruntime) $(onnxruntime_web_if_possible) cargo build --release --locked && \
 	exec $(TARGET)/release/bignas serve --model "$(MODEL)" --port "$(PORT)"
 
 build: ## Build the serving binary, target/release/bignas (needs no libtorch)
