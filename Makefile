@@ -25,7 +25,7 @@ onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export B
 	else echo "the playground will not run children in the browser" >&2; fi &&
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
+.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx test-browser screenshots lint \
 	openapi bench bench-train fetch data train search clean
 
 help: ## List the targets
@@ -43,7 +43,7 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-all: test ## The same, then the tests that take long
+test-all: test test-browser ## The same, then the tests that take long
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
 
 test-fetch: ## Test the fetch script, offline
@@ -64,6 +64,16 @@ test-serving: ## Build without features and check that the binary carries no lib
 test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runtime
 	cargo build --locked
 	@$(onnxruntime) $(PYTHON) -B scripts/check_onnx.py $(TARGET)/debug/bignas
+
+test-browser: ## Click through the playground in a headless Chromium (Debian packages, installed where root may)
+	scripts/install_browser.sh
+	cargo build --locked
+	@$(onnxruntime) $(onnxruntime_web) $(axe_core) $(PYTHON) -B tests/playground/test_page.py $(TARGET)/debug/bignas
+
+screenshots: build ## Write the playground's screenshots in docs/, from the binary that serves
+	scripts/install_browser.sh
+	@$(onnxruntime) $(onnxruntime_web) $(axe_core) BIGNAS_SCREENSHOTS=docs \
+	$(PYTHON) -B tests/playground/test_page.py $(TARGET)/release/bignas Playground.test_axe_finds_nothing_and_the_screenshots_are_taken
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors
 	cargo fmt --check

@@ -33,8 +33,8 @@ export function centreCrop(pixels, { resize, filter, crop }) {
   const across = centre(pixels.width, shorter, target, crop);
   const down = centre(pixels.height, shorter, target, crop);
   // An axis that is not resized has weights of 1, and comes through unchanged.
-  const columns = weights(pixels.width, across, crop, filter);
-  const rows = weights(pixels.height, down, crop, filter);
+  const columns = fixed(weights(pixels.width, across, crop, filter));
+  const rows = fixed(weights(pixels.height, down, crop, filter));
   return { size: crop, channels: pixels.channels, data: resample(pixels, columns, rows, crop) };
 }
 
@@ -76,22 +76,31 @@ function weights(length, { start, step }, size, filter) {
   });
 }
 
+/** The weights as whole numbers of 16 bits, as many of them behind the point as the largest weight allows: what the server counts with. */
+function fixed(taps) {
+  const largest = Math.max(...taps.flatMap((tap) => tap.values));
+  let bits = 0;
+  while (bits < 21 && Math.round(largest * 2 ** (bits + 1)) < 2 ** 15) bits += 1;
+  const whole = (value) => Math.sign(value) * Math.round(Math.abs(value) * 2 ** bits);
+  return { bits, taps: taps.map(({ first, values }) => ({ first, values: values.map(whole) })) };
+}
+
 /** Columns first and rounded to bytes, then rows, in the server's order. */
 function resample({ width, channels, data }, columns, rows, size) {
   const stride = width * channels;
   const output = new Uint8ClampedArray(size * size * channels);
   const line = new Uint8ClampedArray(stride);
-  rows.forEach(({ first, values }, y) => {
+  rows.taps.forEach(({ first, values }, y) => {
     for (let at = 0; at < stride; at += 1) {
-      let sum = 0;
+      let sum = 2 ** (rows.bits - 1);
       for (let tap = 0; tap < values.length; tap += 1) sum += data[(first + tap) * stride + at] * values[tap];
-      line[at] = Math.floor(sum + 0.5);
+      line[at] = sum >> rows.bits;
     }
-    columns.forEach((column, x) => {
+    columns.taps.forEach((column, x) => {
       for (let channel = 0; channel < channels; channel += 1) {
-        let sum = 0;
+        let sum = 2 ** (columns.bits - 1);
         column.values.forEach((value, tap) => { sum += line[(column.first + tap) * channels + channel] * value; });
-        output[(y * size + x) * channels + channel] = Math.floor(sum + 0.5);
+        output[(y * size + x) * channels + channel] = sum >> columns.bits;
       }
     });
   });
