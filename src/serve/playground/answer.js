@@ -10,7 +10,7 @@ export function bars(predictions) {
   return el('ol', { class: 'bars' }, predictions.map(({ label, probability }) => {
     const fill = el('span', { class: 'fill' });
     fill.style.width = `${probability * 100}%`;
-    return el('li', null, el('span', { class: 'label' }, label), el('span', { class: 'track', 'aria-hidden': 'true' }, fill), el('span', { class: 'value' }, percent(probability)));
+    return el('li', null, el('span', { class: 'label', title: label }, label), el('span', { class: 'track', 'aria-hidden': 'true' }, fill), el('span', { class: 'value' }, percent(probability)));
   }));
 }
 
@@ -21,9 +21,15 @@ export function show(answer) {
 }
 
 /** Shows what went wrong instead of an answer. */
-export function fail(message) {
+export const fail = (message) => instead(el('p', { class: 'problem', role: 'alert' }, message));
+
+/** Says why nobody was asked. */
+export const skip = (message) => instead(el('p', { class: 'empty' }, message));
+
+function instead(node) {
+  busy(false);
   byId('answer-badge').hidden = true;
-  byId('answer-body').replaceChildren(el('p', { class: 'problem', role: 'alert' }, message));
+  byId('answer-body').replaceChildren(node);
 }
 
 /** While the first answer is on its way, or a child is being built. */
@@ -39,11 +45,12 @@ function badge(met) {
 }
 
 function facts({ child, source, degraded_from: better }) {
-  const dataset = child.accuracy_source && `${child.accuracy_source.kind} on ${child.accuracy_source.dataset}, ${child.accuracy_source.split}`;
+  const dataset = child.accuracy_source && `${child.accuracy_source.kind}, ${child.accuracy_source.dataset} ${child.accuracy_source.split}`;
   const rows = [
     ['Child', el('code', null, child.id)],
-    ['Cost', `${mmacs(child.mflops)}, ${whole(child.params)} parameters, ${child.resolution} px`],
-    ['Accuracy', child.accuracy === null ? 'not measured' : el('span', { title: dataset }, percent(child.accuracy, 2), el('span', { class: 'note' }, ` ${dataset ?? ''}`))],
+    ['Cost', `${mmacs(child.mflops)}, ${whole(child.params)} parameters`],
+    ['Input', `${child.resolution}×${child.resolution} px`],
+    ['Accuracy', child.accuracy === null ? 'not measured' : [percent(child.accuracy, 2), el('span', { class: 'note' }, ` ${dataset ?? ''}`)]],
     ['Latency', child.latency_ms === null ? 'not measured yet' : [ms(child.latency_ms), el('span', { class: 'note' }, ' alone, on this server')]],
     ['Source', SOURCES[source] ?? source],
     better ? ['Under load', ['instead of ', el('code', null, better)]] : null,

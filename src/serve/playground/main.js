@@ -53,7 +53,7 @@ async function ask() {
   if (!subject) return;
   const budget = family.budget();
   if (budget === null) {
-    answer.fail('No child is within this budget.');
+    answer.skip(family.nothing());
     here.offer(subject, null);
     return;
   }
@@ -76,14 +76,18 @@ async function ask() {
   }
 }
 
-/** Reads where the children are now. */
+/** Reads where the children are now; a list that cannot be had now is read another time. */
 async function refresh() {
-  children = await api.children();
-  family.update(children);
+  try {
+    children = await api.children();
+    family.update(children);
+  } catch {
+    // What needs the server says so itself.
+  }
 }
 
 async function watch() {
-  await refresh().catch(() => {});
+  await refresh();
   if (children.some((child) => child.latency_ms === null)) setTimeout(watch, MEASURING_MS);
 }
 
