@@ -89,12 +89,12 @@ class Page:
     def devtools(self, command, **parameters):
         return self.driver.execute_cdp_cmd(command, parameters)
 
-    def look(self, width=1280, height=900, scheme="light", scale=1):
+    def look(self, width=1280, height=900, scheme="light"):
         """Shows the page as on another screen."""
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         # A scroll bar would take its width from the page, and not from the screenshot.
         self.devtools("Emulation.setScrollbarsHidden", hidden=True)
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 720)
+        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 720)
 
     def open(self, base):
         self.driver.get(base + "/")
