@@ -36,7 +36,12 @@ export function budget() {
 }
 
 /** Why no child can answer. */
-export const nothing = () => `No child is within this budget; the smallest takes ${AXES[view.axis].text(smallest())}.`;
+export function nothing() {
+  const known = costs();
+  return known.length
+    ? `No child is within this budget; the smallest takes ${AXES[view.axis].text(Math.min(...known))}.`
+    : 'No latency is measured yet.';
+}
 
 /** Shows which child answered. */
 export function answered(id) {
@@ -53,12 +58,11 @@ function within() {
 function setAxis(axis) {
   if (axis === view.axis) return;
   const best = within()[0] ?? view.children[0];
-  const costs = view.children.map(AXES[axis].cost).filter((cost) => cost !== null);
   view.axis = axis;
   byId('axis-mflops').setAttribute('aria-pressed', String(axis === 'mflops'));
   byId('axis-latency').setAttribute('aria-pressed', String(axis === 'latency_ms'));
   // The same child stays within reach.
-  setBudget(AXES[axis].cost(best) ?? Math.max(...costs, 0));
+  setBudget(AXES[axis].cost(best) ?? Math.max(...costs(), 0));
 }
 
 function setBudget(value) {
@@ -82,12 +86,15 @@ function redraw() {
   draw(byId('plot-svg'), view, { pick: (child) => setBudget(AXES[view.axis].cost(child)), point: showTip, leave: hideTip });
   const { text } = AXES[view.axis];
   const fitting = within().length;
-  const unmeasured = view.children.filter((child) => AXES[view.axis].cost(child) === null).length;
-  const count = fitting ? `${fitting} of ${view.children.length} children fit` : `none fits, the smallest takes ${text(smallest())}`;
+  const known = costs();
+  const unmeasured = view.children.length - known.length;
+  const least = known.length ? `, the smallest takes ${text(Math.min(...known))}` : '';
+  const count = fitting ? `${fitting} of ${view.children.length} children fit` : `none fits${least}`;
   byId('budget-text').textContent = `At most ${text(view.budget)}: ${count}${unmeasured ? `, ${unmeasured} not measured yet` : ''}`;
 }
 
-const smallest = () => Math.min(...view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null));
+/** The costs that are known, on the axis shown. */
+const costs = () => view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null);
 
 function showTip({ child, px, py }) {
   const tip = byId('tip');

@@ -22,7 +22,8 @@ let resting = null;
 async function start() {
   const [model, listed] = await Promise.all([api.model(), api.children()]);
   children = listed;
-  byId('model').textContent = `${model.name}: ${children.length} networks in one model, ${mmacs(children[0].mflops)} to ${mmacs(children.at(-1).mflops)}`;
+  byId('model').textContent =
+    `${model.name}: ${children.length} networks in one model, ${mmacs(children[0].mflops)} to ${mmacs(children.at(-1).mflops)}`;
   here.start(model);
   family.start(children, askSoon);
   live.start((id) => {

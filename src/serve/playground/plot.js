@@ -38,7 +38,13 @@ export function draw(root, view, on) {
   under.replaceChildren(
     svg('g', { class: 'axes' }, grid(view, x, y, range)),
     beyond(view, x),
-    svg('path', { class: 'front', d: front(drawn.filter((child) => child.accuracy !== null), at) }),
+    svg('path', {
+      class: 'front',
+      d: front(
+        drawn.filter((child) => child.accuracy !== null),
+        at,
+      ),
+    }),
   );
   place(marks, drawn, at, view, on);
 }
@@ -53,7 +59,9 @@ function grid(view, x, y, range) {
       svg('line', { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value / 100), y2: y(value / 100) }),
       svg('text', { x: MARGIN.left - 8, y: y(value / 100) + 4, 'text-anchor': 'end' }, `${value.toFixed(up.decimals)} %`),
     ]),
-    view.children.some((child) => child.accuracy === null) ? svg('text', { x: MARGIN.left - 8, y: bottom - UNKNOWN_PX + 4, 'text-anchor': 'end' }, 'n/a') : null,
+    view.children.some((child) => child.accuracy === null)
+      ? svg('text', { x: MARGIN.left - 8, y: bottom - UNKNOWN_PX + 4, 'text-anchor': 'end' }, 'n/a')
+      : null,
     svg('line', { class: 'base', x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
     ...across.values.map((value) => svg('text', { x: x(value), y: bottom + 16, 'text-anchor': 'middle' }, value.toFixed(across.decimals))),
     svg('text', { class: 'title', x: width - MARGIN.right, y: height - 3, 'text-anchor': 'end' }, AXES[view.axis].title),
@@ -65,9 +73,12 @@ function beyond(view, x) {
   const [top, bottom] = [MARGIN.top, view.height - MARGIN.bottom];
   const right = view.width - MARGIN.right;
   const at = Math.min(Math.max(x(view.budget), MARGIN.left), right);
-  return svg('g', null,
+  return svg(
+    'g',
+    null,
     svg('rect', { class: 'beyond', x: at, y: top, width: right - at, height: bottom - top }),
-    svg('line', { class: 'budget-line', x1: at, x2: at, y1: top, y2: bottom + 4 }));
+    svg('line', { class: 'budget-line', x1: at, x2: at, y1: top, y2: bottom + 4 }),
+  );
 }
 
 /** Steps along the children that no cheaper one beats. */
@@ -94,8 +105,10 @@ function shape(state) {
 export function describe(child) {
   const accuracy = child.accuracy === null ? 'accuracy unknown' : `accuracy ${percent(child.accuracy, 2)}`;
   const latency = child.latency_ms === null ? 'latency not measured' : ms(child.latency_ms);
-  return `Child ${child.id}: ${mmacs(child.mflops)}, ${latency}, ${accuracy}, ${digits(child.params / 1000)} thousand parameters, `
-    + `${child.resolution} pixels, ${WORDS[child.state]}`;
+  return (
+    `Child ${child.id}: ${mmacs(child.mflops)}, ${latency}, ${accuracy}, ${digits(child.params / 1000)} thousand parameters, ` +
+    `${child.resolution} pixels, ${WORDS[child.state]}`
+  );
 }
 
 /** Moves the children's marks. A mark stays the same element, or what is pressed or focused would be lost under the pointer. */
@@ -109,7 +122,8 @@ function place(marks, drawn, at, view, on) {
   for (const mark of old.values()) mark.remove();
   // One child can be reached by Tab, the others from there: the focused one, else the chosen one, else the first.
   const points = [...marks.children];
-  const reached = points.find((mark) => mark === document.activeElement) ?? points.find((mark) => mark.dataset.id === view.chosen) ?? points[0];
+  const reached =
+    points.find((mark) => mark === document.activeElement) ?? points.find((mark) => mark.dataset.id === view.chosen) ?? points[0];
   for (const mark of points) mark.setAttribute('tabindex', mark === reached ? '0' : '-1');
 }
 
@@ -118,16 +132,22 @@ const shown = new WeakMap();
 
 function newMark(id, on) {
   const point = (event) => on.point(shown.get(event.currentTarget));
-  return svg('g', {
-    role: 'button',
-    'data-id': id,
-    onclick: (event) => on.pick(shown.get(event.currentTarget).child),
-    onpointerenter: point,
-    onpointerleave: on.leave,
-    onfocus: point,
-    onblur: on.leave,
-    onkeydown: (event) => onKey(event, on),
-  }, svg('circle', { class: 'reach', r: 14 }), svg('circle', { class: 'ring', r: 10 }), svg('g'));
+  return svg(
+    'g',
+    {
+      role: 'button',
+      'data-id': id,
+      onclick: (event) => on.pick(shown.get(event.currentTarget).child),
+      onpointerenter: point,
+      onpointerleave: on.leave,
+      onfocus: point,
+      onblur: on.leave,
+      onkeydown: (event) => onKey(event, on),
+    },
+    svg('circle', { class: 'reach', r: 14 }),
+    svg('circle', { class: 'ring', r: 10 }),
+    svg('g'),
+  );
 }
 
 function update(mark, child, [px, py], view) {
