@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bignas::engine::{AddError, Budget, ChildState, ClassifyError, Engine, EngineOptions, RemoveError, Request, Source};
+use bignas::engine::{AddError, Budget, ChildState, ClassifyError, Engine, EngineOptions, Picture, RemoveError, Request, Source};
 use bignas::image::Patch;
 use bignas::metrics::Metrics;
 use bignas::space::ChildId;
@@ -416,4 +416,42 @@ async fn a_run_ends_when_its_clients_leave() {
     assert_eq!(engine.classify(id, vec![patch(1)]).await.unwrap().source, Source::Memory);
     assert_eq!(engine.metrics().cancelled_images.get(), 2_000);
     assert_eq!(engine.metrics().panics.get(), 0);
+}
+
+/// A panic costs the requests of its own run; the worker is there again for the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_injected_panic_costs_only_its_own_run() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--inject-panic-every-ms", "20"]);
+    let id = ids(&engine)[0];
+    let (mut answered, mut lost) = (0, 0);
+    let begin = Instant::now();
+    while lost < 3 || answered < 3 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{answered} answered, {lost} lost");
+        match engine.classify(id, vec![patch(1)]).await {
+            Ok(_) => answered += 1,
+            Err(ClassifyError::WorkerLost) => lost += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(engine.metrics().panics.get(), lost);
+}
+
+#[tokio::test]
+async fn files_are_decoded_by_the_engine_and_named_where_they_cannot_be() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let id = ids(&engine)[0];
+    let mut png = Vec::new();
+    let picture = image::GrayImage::from_pixel(28, 28, image::Luma([9]));
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    let file = Picture::File(png.clone().into());
+    let answer = engine.classify(id, vec![file.clone(), Picture::Patch(patch(9))]).await.unwrap();
+    assert_eq!(answer.logits[0], answer.logits[1]);
+    assert!(answer.decode > Duration::ZERO);
+    let truncated = Picture::File(png[..png.len() - 20].to_vec().into());
+    for broken in [truncated, Picture::File("text".into())] {
+        let error = engine.classify(id, vec![file.clone(), broken]).await.unwrap_err();
+        assert!(error.to_string().starts_with("image 2: "), "{error}");
+    }
 }

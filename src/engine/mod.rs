@@ -6,10 +6,12 @@
 mod build;
 mod classify;
 mod client;
+mod fault;
 mod loaded;
 mod loading;
 mod options;
 mod pace;
+mod picture;
 mod pool;
 mod registry;
 mod resolve;
@@ -26,17 +28,21 @@ use thiserror::Error;
 
 pub use build::BuildError;
 pub use options::EngineOptions;
+pub use picture::{Picture, PictureError};
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
 use build::Builder;
+use fault::Fault;
 use loaded::LoadedChild;
 use loading::Loading;
-use pool::Pool;
+use picture::Decoder;
+use pool::{Pool, Resources};
 use registry::{Known, Registry};
 use store::Store;
 
 use crate::checkpoint::{Model, ModelCard};
 use crate::data::CalibrationSet;
+use crate::image::DecodeLimits;
 use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
 use crate::space::{ChildId, Choices};
@@ -116,7 +122,10 @@ impl Engine {
         let registry = Registry::open(&model, &directory.join("added"), options.max_added_children);
         let latencies = LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1);
         let builder = Arc::new(Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), build_threads, calibration));
-        let pool = Pool::start(options.workers(), limit, options.queue_limit_images, Arc::clone(&builder), Arc::clone(&metrics));
+        let decoder = Decoder::new(DecodeLimits { max_pixels: options.max_pixels }, builder.model.card.preprocessing.clone());
+        let fault = options.inject_panic_every_ms.map(|every_ms| Fault::new(Duration::from_millis(every_ms)));
+        let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };
+        let pool = Pool::start(options.workers(), limit, options.queue_limit_images, resources);
         let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
         let inner = Inner {
             registry,

@@ -22,6 +22,9 @@ pub struct EngineOptions {
     /// Threads that run networks, one run each; as many as cores, if not given
     #[arg(long, env = "BIGNAS_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// Pixels of one image at most
+    #[arg(long, env = "BIGNAS_MAX_PIXELS", value_name = "PIXELS", default_value_t = 32 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: u64,
     /// Images that may wait for a worker; more are refused with 429
     #[arg(long, env = "BIGNAS_QUEUE_LIMIT_IMAGES", value_name = "IMAGES", default_value_t = 256)]
     pub queue_limit_images: usize,
@@ -40,6 +43,9 @@ pub struct EngineOptions {
     /// Budget of a request that gives none, in millions of multiply-adds; the most accurate child, if not given
     #[arg(long, env = "BIGNAS_DEFAULT_MFLOPS", value_name = "MFLOPS")]
     pub default_mflops: Option<f64>,
+    /// For trying out what a fault costs: a worker panics every so many milliseconds, in the middle of a run
+    #[arg(long, env = "BIGNAS_INJECT_PANIC_EVERY_MS", value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub inject_panic_every_ms: Option<u64>,
     /// Whether to build the family and measure its latencies, where unknown, before the server says that it is ready
     #[arg(long, env = "BIGNAS_WARM_UP", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub warm_up: bool,

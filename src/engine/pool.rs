@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::build::Builder;
 use super::client::{Audience, Client};
+use super::fault::Fault;
 use super::loaded::LoadedChild;
+use super::picture::{Decoder, Picture};
 use super::schedule::{Busy, Queue, Refused, Run, Waiting};
 use super::types::{Answer, ClassifyError, Source};
 use crate::image::Patch;
@@ -37,7 +39,7 @@ impl PartialEq for Choice {
 /// What a request waits with.
 #[derive(Debug)]
 pub(super) struct Ask {
-    pub(super) patches: Vec<Patch>,
+    pub(super) pictures: Vec<Picture>,
     /// The child that an idle server would have taken.
     pub(super) best: ChildId,
     pub(super) accepted: Instant,
@@ -57,10 +59,18 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when a request arrives and when the workers stop.
     arrived: Condvar,
-    builder: Arc<Builder>,
-    metrics: Arc<Metrics>,
+    resources: Resources,
     /// Images that may wait.
     limit_images: usize,
+}
+
+/// What the workers work with.
+#[derive(Debug)]
+pub(super) struct Resources {
+    pub(super) builder: Arc<Builder>,
+    pub(super) decoder: Decoder,
+    pub(super) fault: Option<Fault>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -73,21 +83,20 @@ struct State {
 
 impl Pool {
     /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
-    pub(super) fn start(
-        workers: usize,
-        limit: Duration,
-        limit_images: usize,
-        builder: Arc<Builder>,
-        metrics: Arc<Metrics>,
-    ) -> std::io::Result<Self> {
+    pub(super) fn start(workers: usize, limit: Duration, limit_images: usize, resources: Resources) -> std::io::Result<Self> {
         let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], stopped: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), builder, metrics, limit_images });
+        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), resources, limit_images });
         let mut pool = Self { shared, threads: Vec::new() };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
             pool.threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || work(&shared, index))?);
         }
         Ok(pool)
+    }
+
+    /// What decodes on the workers.
+    pub(super) fn decoder(&self) -> &Decoder {
+        &self.shared.resources.decoder
     }
 
     /// Queues a request, or says at once why not.
@@ -101,7 +110,7 @@ impl Pool {
         }
         let busy = state.busy(now, None);
         state.queue.push(request, now, busy, &predict)?;
-        self.shared.metrics.queue_depth.set(state.queue.images() as i64);
+        self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);
         drop(state);
         self.shared.arrived.notify_one();
         Ok(())
@@ -162,8 +171,8 @@ impl Shared {
             let before = state.queue.images();
             let run = state.queue.next(now, busy, &predict, |ask| ask.client.gone());
             let runs: usize = run.iter().flat_map(|run| &run.requests).map(|request| request.images).sum();
-            self.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images() + runs) as u64);
-            self.metrics.queue_depth.set(state.queue.images() as i64);
+            self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images() + runs) as u64);
+            self.resources.metrics.queue_depth.set(state.queue.images() as i64);
             if let Some(run) = run {
                 state.ends[worker] = Some(now + run.predicted);
                 return Some(run);
@@ -172,51 +181,81 @@ impl Shared {
         }
     }
 
-    /// Runs the network over the images of all requests, and answers each.
+    /// Decodes the images of all requests, runs the network over them, and answers each.
     fn answer(&self, run: Run<Choice, Ask>) {
-        let Run { child, requests, predicted } = run;
+        let Run { child, requests, .. } = run;
         let started = Instant::now();
-        let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.payload.patches).collect();
-        self.metrics.batch_size.observe(patches.len() as f64);
-        let logits = catch_unwind(AssertUnwindSafe(|| {
-            let audience = Arc::new(Audience::new(requests.len(), Stop::new().map_err(|error| ClassifyError::Runtime(Arc::new(error)))?));
-            requests.iter().for_each(|request| request.payload.client.watch(&audience));
-            let logits = child.loaded.run(&self.builder, &patches, &audience.stop);
-            if audience.stop.asked() {
-                self.metrics.cancelled_images.inc_by(patches.len() as u64);
-            }
-            logits
-        }));
-        let inference = started.elapsed();
-        let logits = match logits {
-            Ok(logits) => logits,
-            Err(_) => {
-                self.metrics.panics.inc();
-                Err(ClassifyError::WorkerLost)
-            }
-        };
+        let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
+        if requests.is_empty() {
+            return;
+        }
+        let decoded = Instant::now();
+        let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.patches).collect();
+        self.resources.metrics.batch_size.observe(patches.len() as f64);
+        let logits = catch_unwind(AssertUnwindSafe(|| self.run(&child, &requests, &patches))).unwrap_or_else(|_| {
+            self.resources.metrics.panics.inc();
+            Err(ClassifyError::WorkerLost)
+        });
+        let (decode, inference) = (decoded - started, decoded.elapsed());
         // A run that was stopped took at least this long: that is news where it was already late.
-        if logits.is_ok() || inference > predicted {
-            self.metrics.prediction_ratio.observe(child.loaded.pace.learn(patches.len(), inference));
+        if logits.is_ok() || inference > child.loaded.pace.predict(patches.len()) {
+            self.resources.metrics.prediction_ratio.observe(child.loaded.pace.learn(patches.len(), inference));
         }
         let id = child.loaded.id();
         let mut rows = logits.map(Vec::into_iter);
-        for Waiting { payload, images, .. } in requests {
+        for Decoded { ask, patches } in requests {
             let answer = match &mut rows {
                 Ok(rows) => Ok(Answer {
-                    logits: rows.take(images).collect(),
+                    logits: rows.take(patches.len()).collect(),
                     child: id,
-                    degraded_from: (payload.best != id).then_some(payload.best),
+                    degraded_from: (ask.best != id).then_some(ask.best),
                     source: child.source,
-                    queue: started - payload.accepted,
+                    queue: started - ask.accepted,
+                    decode,
                     inference,
                 }),
                 Err(error) => Err(error.clone()),
             };
             // The client may be gone by now.
-            let _ = payload.reply.send(answer);
+            let _ = ask.reply.send(answer);
         }
     }
+
+    /// The request with its images decoded; one that nobody waits for is dropped, and one that cannot be read is answered.
+    fn decoded(&self, mut ask: Ask) -> Option<Decoded> {
+        let pictures = std::mem::take(&mut ask.pictures);
+        if ask.client.gone() {
+            self.resources.metrics.cancelled_images.inc_by(pictures.len() as u64);
+            return None;
+        }
+        match self.resources.decoder.decode(pictures) {
+            Ok(patches) => Some(Decoded { ask, patches }),
+            Err(error) => {
+                let _ = ask.reply.send(Err(error));
+                None
+            }
+        }
+    }
+
+    /// Runs the network over all patches, until nobody waits any more.
+    fn run(&self, child: &Choice, requests: &[Decoded], patches: &[&Patch]) -> Result<Vec<Vec<f32>>, ClassifyError> {
+        let audience = Arc::new(Audience::new(requests.len(), Stop::new().map_err(|error| ClassifyError::Runtime(Arc::new(error)))?));
+        requests.iter().for_each(|request| request.ask.client.watch(&audience));
+        if let Some(fault) = &self.resources.fault {
+            fault.strike();
+        }
+        let logits = child.loaded.run(&self.resources.builder, patches, &audience.stop);
+        if audience.stop.asked() {
+            self.resources.metrics.cancelled_images.inc_by(patches.len() as u64);
+        }
+        logits
+    }
+}
+
+/// A request that can run now.
+struct Decoded {
+    ask: Ask,
+    patches: Vec<Patch>,
 }
 
 fn predict(choice: &Choice, images: usize) -> Duration {
@@ -224,7 +263,14 @@ fn predict(choice: &Choice, images: usize) -> Duration {
 }
 
 fn work(shared: &Shared, index: usize) {
-    while let Some(run) = shared.next(index) {
-        shared.answer(run);
+    // Whatever panics costs the requests of its run, never the worker.
+    while catch_unwind(AssertUnwindSafe(|| {
+        while let Some(run) = shared.next(index) {
+            shared.answer(run);
+        }
+    }))
+    .is_err()
+    {
+        shared.resources.metrics.panics.inc();
     }
 }

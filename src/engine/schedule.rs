@@ -29,6 +29,8 @@ impl<C, F: Fn(&C, usize) -> Duration> Predict<C> for F {
 pub(super) struct Waiting<C, T> {
     /// Images that are to be classified together.
     pub images: usize,
+    /// How long a worker is predicted to prepare them before a network can run.
+    pub prepare: Duration,
     /// The children that may answer, best first; never empty.
     pub choices: Vec<C>,
     /// When the answer must be there.
@@ -122,7 +124,8 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         self.retain(|request| !gone(&request.payload));
         let (&first, head) = self.waiting.first_key_value()?;
         let (child, images) = (self.pick(first, now, busy, costs)?, head.images);
-        let mut run = Run { predicted: costs.predict(&child, images), child, requests: Vec::new() };
+        let mut prepare = head.prepare;
+        let mut run = Run { predicted: prepare + costs.predict(&child, images), child, requests: Vec::new() };
         let mut joined = vec![first];
         let mut images = images;
         // Another worker with nothing to do answers sooner than a place in this run.
@@ -131,8 +134,9 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
             for (&key, request) in self.waiting.iter().skip(1).take(LOOK_AHEAD) {
                 if self.joins(&run, images, tightest, key, request, now, busy, costs) {
                     images += request.images;
+                    prepare += request.prepare;
                     tightest = tightest.min(key.0);
-                    run.predicted = costs.predict(&run.child, images);
+                    run.predicted = prepare + costs.predict(&run.child, images);
                     joined.push(key);
                 }
             }
@@ -146,7 +150,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
         let in_time = |child: &&C| {
-            let own = costs.predict(child, request.images);
+            let own = request.prepare + costs.predict(child, request.images);
             if now + own > key.0 {
                 return false;
             }
@@ -175,9 +179,10 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         let place = |child: &C| request.choices.iter().position(|other| other == child);
         let Some(offered) = place(&run.child) else { return false };
         let better = || self.pick(key, now, busy, costs).and_then(|child| place(&child)).is_some_and(|own| own < offered);
-        let together = costs.predict(&run.child, images + request.images);
-        let apart = run.predicted + costs.predict(&run.child, request.images);
-        let pays = together.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
+        let (first, second) = (costs.predict(&run.child, images), costs.predict(&run.child, request.images));
+        let (both, apart) = (costs.predict(&run.child, images + request.images), first + second);
+        let pays = both.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
+        let together = run.predicted - first + request.prepare + both;
         pays && now + together <= tightest.min(key.0) && (offered == 0 || !better())
     }
 
@@ -206,7 +211,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
 
 /// Predicted time on the smallest child that the request allows.
 fn least<C, T>(request: &Waiting<C, T>, costs: &impl Predict<C>) -> Duration {
-    request.floor().map_or(Duration::ZERO, |child| costs.predict(child, request.images))
+    request.floor().map_or(Duration::ZERO, |child| request.prepare + costs.predict(child, request.images))
 }
 
 #[cfg(test)]

@@ -233,6 +233,10 @@ mod tests {
         (status, headers, serde_json::from_slice(&body).unwrap())
     }
 
+    fn unreadable(error: DecodeError) -> ApiError {
+        ClassifyError::Picture { index: 0, of: 1, source: Arc::new(error.into()) }.into()
+    }
+
     #[tokio::test]
     async fn every_failure_has_its_status_and_code() {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
@@ -251,8 +255,8 @@ mod tests {
             (AddError::Full { limit: 64 }.into(), 409, "too_many_children"),
             (RemoveError::Family(id).into(), 409, "family_member"),
             (RemoveError::Unknown(id).into(), 404, "unknown_child"),
-            (DecodeError::UnknownFormat.into(), 400, "invalid_image"),
-            (DecodeError::TooLarge { width: 60000, height: 60000, max_pixels: 1 }.into(), 413, "image_too_large"),
+            (unreadable(DecodeError::UnknownFormat), 400, "invalid_image"),
+            (unreadable(DecodeError::TooLarge { width: 60000, height: 60000, max_pixels: 1 }), 413, "image_too_large"),
             (ApiError::new(Code::Timeout, "late"), 504, "timeout"),
         ];
         for (error, status, code) in cases {

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`listen()`] owns the sockets; [`app`] is the router behind them and can be tested without any. Handlers are thin: they
-//! read a request, ask the engine, and answer in the types of `wire`. Decoding runs on blocking threads, networks run on
-//! the engine's workers; nothing here computes on an asynchronous thread.
+//! read a request, ask the engine, and answer in the types of `wire`. Images are decoded and networks run on the engine's
+//! workers; nothing here computes on an asynchronous thread.
 
 mod ask;
 mod auth;
@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -45,12 +44,8 @@ pub use wire::{
 };
 
 use crate::engine::Engine;
-use crate::image::DecodeLimits;
 use auth::Access;
 use request::BodyLimits;
-
-/// Blocking threads that decode at once, for each core: a second one decodes while the first waits for memory.
-const DECODERS_PER_CORE: usize = 2;
 
 /// What all requests share; clones share it too.
 #[derive(Debug, Clone)]
@@ -62,11 +57,8 @@ pub struct Shared {
     engine: Engine,
     access: Access,
     body_limits: BodyLimits,
-    decode_limits: DecodeLimits,
     top_k: usize,
     timeout: std::time::Duration,
-    /// A permit for each image file that may be decoded at once.
-    decoders: Arc<Semaphore>,
     draining: AtomicBool,
     openapi: Bytes,
 }
@@ -83,7 +75,6 @@ impl AppState {
     /// The state of a server for `engine`.
     #[must_use]
     pub fn new(engine: Engine, options: &ServeOptions) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = engine.metrics();
         let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
         family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
@@ -91,10 +82,8 @@ impl AppState {
         Self(Arc::new(Shared {
             access: Access::new(options.host, options.admin_key.clone()),
             body_limits: options.body_limits(),
-            decode_limits: DecodeLimits { max_pixels: options.max_pixels },
             top_k: usize::try_from(options.top_k).unwrap_or(usize::MAX),
             timeout: options.timeout(),
-            decoders: Arc::new(Semaphore::new(cores * DECODERS_PER_CORE)),
             draining: AtomicBool::new(false),
             // A description made of strings always serialises.
             openapi: openapi().to_pretty_json().unwrap_or_default().into(),

@@ -23,7 +23,7 @@ impl Bench {
     }
 
     fn push(&mut self, payload: char, choices: &[u64], deadline_ms: u64) -> Result<(), Refused<char>> {
-        let request = Waiting { images: 1, choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
+        let request = Waiting { images: 1, prepare: ms(0), choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
         self.queue.push(request, self.start, Busy::default(), &costs)
     }
 
@@ -91,8 +91,25 @@ fn hopeless_requests_are_refused_at_once() {
     two.push('a', &[10], 15).unwrap();
     two.push('b', &[10], 15).unwrap();
     let running = Busy { left: ms(20), idle: 0 };
-    let request = Waiting { images: 1, choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
+    let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
     assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
+}
+
+#[test]
+fn preparing_counts_like_running() {
+    let mut bench = Bench::new(1, 1_000);
+    let request = |prepare_ms, deadline_ms, payload| {
+        let deadline = bench.start + ms(deadline_ms);
+        Waiting { images: 1, prepare: ms(prepare_ms), choices: ALL.to_vec(), deadline, payload }
+    };
+    let requests = [request(20, 21, 'a'), request(0, 100, 'b'), request(90, 100, 'c'), request(10, 100, 'd')];
+    let outcomes = requests.map(|request| bench.queue.push(request, bench.start, Busy::default(), &costs).is_ok());
+    assert_eq!(outcomes, [true, true, false, true], "c would have to begin at 22 ms");
+    let run = bench.queue.next(bench.start, Busy::default(), &costs, |_| false).unwrap();
+    assert_eq!((run.child, run.predicted), (1, ms(21)), "time for the smallest only");
+    let rest = bench.queue.next(bench.start + ms(98), Busy::default(), &costs, |_| false).unwrap();
+    let (head, predicted) = (rest.requests[0].payload, rest.predicted);
+    assert_eq!((rest.requests.len(), head, rest.child, predicted), (1, 'b', 1, ms(1)), "d needs 10 ms before it can run along");
 }
 
 #[test]
