@@ -19,7 +19,7 @@ libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
 fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
+.PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx lint \
 	openapi bench bench-train fetch data train search clean
 
 help: ## List the targets
@@ -37,8 +37,12 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
+test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA and TensorRT)
+	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
+	cargo test --locked --test gpu -- --include-ignored --test-threads 1
+
 test-all: test ## The same, then the tests that take long
-	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
 
 test-fetch: ## Test the fetch script, offline
 	$(PYTHON) -B scripts/test_fetch.py

@@ -6,7 +6,8 @@ use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    exponential_buckets,
 };
 
 /// All metrics of a server.
@@ -41,6 +42,8 @@ pub struct Metrics {
     pub build_seconds: HistogramVec,
     /// Bytes of built children on disk.
     pub disk_bytes: IntGauge,
+    /// Always 1; the labels say what networks run on.
+    pub device_info: IntGaugeVec,
     /// Panics caught, anywhere.
     pub panics: IntCounter,
     /// Requests answered, by route and class of status; `aborted` where the client left before.
@@ -108,6 +111,10 @@ impl Metrics {
                 buckets(1e-3, 16)?,
             )?,
             disk_bytes: gauge(r, "child_disk_bytes", "Bytes of built children on disk.")?,
+            device_info: register(
+                r,
+                IntGaugeVec::new(Opts::new("device_info", "Always 1; the labels say what networks run on."), &["provider", "device"])?,
+            )?,
             panics: counter(r, "panics_total", "Panics caught.")?,
             http_requests: register(
                 r,

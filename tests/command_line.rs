@@ -20,6 +20,19 @@ fn a_reader_that_goes_away_is_no_crash() {
     }
 }
 
+/// The pinned ONNX Runtime has the processor only: an accelerator that is asked for is an error at start, not a slow server.
+#[test]
+fn an_accelerator_that_does_not_work_is_said() {
+    for (device, flags) in [("cuda", &[][..]), ("tensorrt", &["--precision", "float32"])] {
+        let output = bignas(&["serve", "--port", "0", "--device", device]).args(flags).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(&format!("{device} does not work here")), "{said}");
+    }
+    let output = bignas(&["serve", "--port", "0", "--device", "cuda", "--precision", "float16"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--device cuda computes in float32 only"), "{said}");
+}
+
 /// There is no GPU where the tests run, or no libtorch that could use it.
 #[cfg(feature = "train")]
 #[test]

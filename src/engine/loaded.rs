@@ -68,20 +68,21 @@ impl LoadedChild {
         let mut network = idle.map_or_else(|| self.session(builder), Ok)?;
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
-        let mut input = vec![0.0; patches.len() * per_image];
+        let batch = builder.runtime.device().batch_size(patches.len());
+        let mut input = vec![0.0; batch * per_image];
         for (patch, out) in patches.iter().zip(input.chunks_exact_mut(per_image)) {
             patch.write_input(resolution as u32, &builder.model.card.preprocessing, out).map_err(|error| {
                 let what = format!("child {} ({error})", self.child.id());
                 failed(RuntimeError::Input { what, values: patch.data.len(), count: 1, per_image })
             })?;
         }
-        let logits = network.run_until(&input, patches.len(), stop);
+        let logits = network.run_until(&input, batch, stop);
         if logits.is_ok() || stop.asked() {
             self.give_back(network);
         }
         let logits = logits.map_err(failed)?;
-        let classes = logits.len() / patches.len().max(1);
-        Ok(logits.chunks_exact(classes.max(1)).map(<[f32]>::to_vec).collect())
+        let classes = logits.len() / batch;
+        Ok(logits.chunks_exact(classes.max(1)).take(patches.len()).map(<[f32]>::to_vec).collect())
     }
 
     fn give_back(&self, network: Network) {

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use build::BuildError;
-pub use options::EngineOptions;
+pub use options::{DeviceError, EngineOptions};
 pub use picture::{Picture, PictureError};
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
@@ -111,6 +111,8 @@ impl Engine {
         if model.family.members.is_empty() {
             return Err(StartError::NoFamily(model.card.name.clone()));
         }
+        let device = runtime.device();
+        metrics.device_info.with_label_values(&[device.provider.to_string(), device.to_string()]).set(1);
         let directory = options.cache_dir();
         let store = Store::open(&directory.join("built"), options.disk_limit_bytes);
         metrics.disk_bytes.set(store.bytes() as i64);
@@ -166,8 +168,9 @@ impl Engine {
     /// What networks run on.
     #[must_use]
     pub fn device(&self) -> DeviceInfo {
-        let runtime = self.inner.builder.runtime.build_info().to_owned();
-        DeviceInfo { provider: "cpu".to_owned(), runtime, workers: self.inner.options.workers() }
+        let runtime = &self.inner.builder.runtime;
+        let (provider, device) = (runtime.device().provider.to_string(), runtime.device().to_string());
+        DeviceInfo { provider, device, runtime: runtime.build_info().to_owned(), workers: self.inner.options.workers() }
     }
 
     /// Whether every latency that can be measured at start has been.

@@ -4,12 +4,26 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::runtime::{Device, Precision, Provider};
+
+/// Runs that an accelerator gets at once, if nothing is said: one computes while others are decoded and copied.
+const ACCELERATOR_RUNS: usize = 4;
+
 /// Limits and places of the engine.
 #[derive(Debug, Clone, Args)]
 pub struct EngineOptions {
     /// The ONNX Runtime library; where `make fetch` puts it, if not given
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+    /// What networks run on; an accelerator that does not work is an error
+    #[arg(long, env = "BIGNAS_DEVICE", value_name = "PROVIDER", value_enum, default_value_t)]
+    pub device: Provider,
+    /// Which of the provider's devices, from 0
+    #[arg(long, env = "BIGNAS_DEVICE_ID", value_name = "ID", default_value_t = 0)]
+    pub device_id: u16,
+    /// How an accelerator computes; float16 with TensorRT and float32 otherwise, if not given
+    #[arg(long, env = "BIGNAS_PRECISION", value_name = "PRECISION", value_enum)]
+    pub precision: Option<Precision>,
     /// Where built children and measured latencies are kept; the user's cache directory, if not given
     #[arg(long, env = "BIGNAS_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -19,7 +33,7 @@ pub struct EngineOptions {
     /// Bytes of built children on disk; the least recently used are deleted beyond that
     #[arg(long, env = "BIGNAS_DISK_LIMIT_BYTES", value_name = "BYTES", default_value_t = 4 << 30)]
     pub disk_limit_bytes: u64,
-    /// Threads that run networks, one run each; as many as cores, if not given
+    /// Threads that run networks, one run each; as many as cores, if not given, and at most 4 with an accelerator
     #[arg(long, env = "BIGNAS_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
     /// Pixels of one image at most
@@ -60,10 +74,25 @@ impl EngineOptions {
         self.cache_dir.clone().or_else(default).unwrap_or_else(|| std::env::temp_dir().join("bignas"))
     }
 
+    /// What networks run on.
+    ///
+    /// # Errors
+    /// [`DeviceError`] where the flags contradict each other.
+    pub fn device(&self) -> Result<Device, DeviceError> {
+        let by_default = if self.device == Provider::TensorRt { Precision::Float16 } else { Precision::Float32 };
+        let precision = self.precision.unwrap_or(by_default);
+        if precision == Precision::Float16 && self.device != Provider::TensorRt {
+            return Err(DeviceError { device: self.device });
+        }
+        let engine_cache = (self.device == Provider::TensorRt).then(|| self.cache_dir().join("tensorrt"));
+        Ok(Device { provider: self.device, id: self.device_id, precision, engine_cache })
+    }
+
     /// Threads that run networks.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.workers.map_or_else(cores, usize::from)
+        let by_default = || if self.device == Provider::Cpu { cores() } else { cores().min(ACCELERATOR_RUNS) };
+        self.workers.map_or_else(by_default, usize::from)
     }
 
     /// Threads that one recalibration computes on.
@@ -73,7 +102,46 @@ impl EngineOptions {
     }
 }
 
+/// A precision that a device does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("--device {device} computes in float32 only: leave --precision out, or use --device tensorrt")]
+pub struct DeviceError {
+    /// The device asked for.
+    pub device: Provider,
+}
+
 /// Cores that this process may use, as its container sees them.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: EngineOptions,
+    }
+
+    #[test]
+    fn a_device_has_the_precision_that_suits_it() {
+        let cases: [(&[&str], Option<&str>); 6] = [
+            (&[], Some("cpu")),
+            (&["--device", "cuda", "--device-id", "1"], Some("cuda:1 float32")),
+            (&["--device", "tensorrt"], Some("tensorrt:0 float16")),
+            (&["--device", "tensorrt", "--precision", "float32"], Some("tensorrt:0 float32")),
+            (&["--device", "cuda", "--precision", "float16"], None),
+            (&["--precision", "float16"], None),
+        ];
+        for (flags, expected) in cases {
+            let options = Command::parse_from(std::iter::once(&"serve").chain(flags)).options;
+            let device = options.device();
+            assert_eq!(device.as_ref().ok().map(ToString::to_string).as_deref(), expected, "{flags:?}");
+            assert_eq!(device.is_ok_and(|device| device.engine_cache.is_some()), flags.contains(&"tensorrt"), "{flags:?}");
+        }
+    }
 }

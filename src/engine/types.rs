@@ -71,6 +71,8 @@ pub enum Source {
 pub struct DeviceInfo {
     /// The execution provider, such as `cpu`.
     pub provider: String,
+    /// The provider, which of its devices, and the precision, such as `cuda:0 float32`.
+    pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
     /// Networks that run side by side, on one thread each.

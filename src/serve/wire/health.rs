@@ -37,6 +37,9 @@ pub struct Device {
     /// The execution provider.
     #[schema(example = "cpu")]
     pub provider: String,
+    /// The provider, which of its devices, and the precision, such as `cuda:0 float32`.
+    #[schema(example = "cpu")]
+    pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
     /// Networks that run side by side, on one thread each.
@@ -46,6 +49,6 @@ pub struct Device {
 
 impl From<DeviceInfo> for Device {
     fn from(device: DeviceInfo) -> Self {
-        Self { provider: device.provider, runtime: device.runtime, workers: device.workers }
+        Self { provider: device.provider, device: device.device, runtime: device.runtime, workers: device.workers }
     }
 }
