@@ -169,9 +169,13 @@ impl Shared {
             let now = Instant::now();
             let busy = state.busy(now, Some(worker));
             let before = state.queue.images();
-            let run = state.queue.next(now, busy, &predict, |ask| ask.client.gone());
-            let runs: usize = run.iter().flat_map(|run| &run.requests).map(|request| request.images).sum();
-            self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images() + runs) as u64);
+            state.queue.drop_gone(|ask| ask.client.gone());
+            self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images()) as u64);
+            while let Some(late) = state.queue.next_late(now, &predict) {
+                // The client may be gone by now.
+                let _ = late.reply.send(Err(ClassifyError::TooLate));
+            }
+            let run = state.queue.next(now, busy, &predict);
             self.resources.metrics.queue_depth.set(state.queue.images() as i64);
             if let Some(run) = run {
                 state.ends[worker] = Some(now + run.predicted);
@@ -182,7 +186,7 @@ impl Shared {
     }
 
     /// Decodes the images of all requests, runs the network over them, and answers each.
-    fn answer(&self, run: Run<Choice, Ask>) {
+    fn answer(&self, worker: usize, run: Run<Choice, Ask>) {
         let Run { child, requests, .. } = run;
         let started = Instant::now();
         let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
@@ -201,6 +205,8 @@ impl Shared {
         if logits.is_ok() || inference > child.loaded.pace.predict(patches.len()) {
             self.resources.metrics.prediction_ratio.observe(child.loaded.pace.learn(patches.len(), inference));
         }
+        // Before anyone hears of it: whoever asks next must not find this worker busy.
+        self.lock().ends[worker] = None;
         let id = child.loaded.id();
         let mut rows = logits.map(Vec::into_iter);
         for Decoded { ask, patches } in requests {
@@ -266,7 +272,7 @@ fn work(shared: &Shared, index: usize) {
     // Whatever panics costs the requests of its run, never the worker.
     while catch_unwind(AssertUnwindSafe(|| {
         while let Some(run) = shared.next(index) {
-            shared.answer(run);
+            shared.answer(index, run);
         }
     }))
     .is_err()

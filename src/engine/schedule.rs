@@ -13,6 +13,10 @@ const LOOK_AHEAD: usize = 64;
 /// A run together must save at least this share of the time that the runs would take apart.
 const WORTH_BATCHING: f64 = 0.05;
 
+/// By how much more than predicted the wait in the queue is taken to be at admission: a request that is let in and then late has cost
+/// its client the time in which another server could have answered.
+const CAUTION: f64 = 1.2;
+
 /// How long `images` images take together on the child called `C`, on one worker.
 pub(super) trait Predict<C> {
     fn predict(&self, child: &C, images: usize) -> Duration;
@@ -105,7 +109,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     pub(super) fn push(&mut self, request: Waiting<C, T>, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Result<(), Refused<T>> {
         let own = least(&request, costs);
         let before = self.work(costs, |deadline| deadline <= request.deadline);
-        let start = now + self.share(busy.left + before);
+        let start = now + self.share(busy.left + before).mul_f64(CAUTION);
         if start + own > request.deadline {
             return Err(Refused::TooLate(request.payload));
         }
@@ -119,9 +123,24 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         Ok(())
     }
 
-    /// Takes out what must run next; none where nothing waits. Requests that `gone` says nobody waits for are left out, and dropped.
-    pub(super) fn next(&mut self, now: Instant, busy: Busy, costs: &impl Predict<C>, gone: impl Fn(&T) -> bool) -> Option<Run<C, T>> {
+    /// Takes out the requests that nobody waits for any more.
+    pub(super) fn drop_gone(&mut self, gone: impl Fn(&T) -> bool) {
         self.retain(|request| !gone(&request.payload));
+    }
+
+    /// Takes out the most urgent request, if not even its smallest child can be in time any more: running it would only make others late.
+    pub(super) fn next_late(&mut self, now: Instant, costs: &impl Predict<C>) -> Option<T> {
+        let head = self.waiting.first_entry()?;
+        if now + least(head.get(), costs) <= head.key().0 {
+            return None;
+        }
+        let late = head.remove();
+        self.images -= late.images;
+        Some(late.payload)
+    }
+
+    /// Takes out what must run next; none where nothing waits.
+    pub(super) fn next(&mut self, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<Run<C, T>> {
         let (&first, head) = self.waiting.first_key_value()?;
         let (child, images) = (self.pick(first, now, busy, costs)?, head.images);
         let mut prepare = head.prepare;
