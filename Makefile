@@ -20,10 +20,10 @@ fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
-	openapi bench bench-train fetch data train search clean
+	openapi bench bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
 	@$(onnxruntime) cargo build --release --locked && \
@@ -71,6 +71,10 @@ openapi: ## Write openapi/openapi.json from the code
 
 bench: build ## Run the benchmarks
 	@$(onnxruntime) cargo bench --locked && $(PYTHON) -B bench/imagenet_memory.py $(TARGET)/release/bignas
+
+bench-serving: build ## Compare serving with FastAPI, LitServe, BentoML and MLServer (docs/performance.md)
+	cargo build --release --locked --example in_process
+	@$(onnxruntime) $(PYTHON) -B bench/serving.py $(TARGET)/release/bignas $(TARGET)/release/examples/in_process
 
 bench-train: build-train ## Compare training with eager PyTorch (PYTORCH=an interpreter with torch 2.13.0)
 	@$(PYTHON) -B bench/training.py $(TRAIN_BIN) "$(PYTORCH)"
