@@ -52,6 +52,9 @@ use request::BodyLimits;
 /// Blocking threads that decode at once, for each core: a second one decodes while the first waits for memory.
 const DECODERS_PER_CORE: usize = 2;
 
+/// The route whose metrics the alerts are about.
+const CLASSIFY: &str = "/classify";
+
 /// What all requests share; clones share it too.
 #[derive(Debug, Clone)]
 pub struct AppState(Arc<Shared>);
@@ -84,10 +87,7 @@ impl AppState {
     #[must_use]
     pub fn new(engine: Engine, options: &ServeOptions) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let metrics = engine.metrics();
-        let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
-        family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
-        Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+        start_metrics(&engine);
         Self(Arc::new(Shared {
             access: Access::new(options.host, options.admin_key.clone()),
             body_limits: options.body_limits(),
@@ -110,6 +110,18 @@ impl AppState {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
+}
+
+/// Sets what never changes, and starts at zero what only this model's and this API's names can label.
+fn start_metrics(engine: &Engine) {
+    let (metrics, device) = (engine.metrics(), engine.device());
+    let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
+    family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
+    Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+    layers::STATUS_CLASSES.iter().for_each(|class| drop(metrics.http_requests.with_label_values(&[CLASSIFY, class])));
+    drop(metrics.http_request_seconds.with_label_values(&[CLASSIFY]));
+    metrics.execution_provider.with_label_values(&[&device.provider]).set(1);
+    metrics.workers.set(device.workers as i64);
 }
 
 /// The router with all routes and layers.

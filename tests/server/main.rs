@@ -9,5 +9,6 @@ mod classify;
 mod harness;
 mod lifecycle;
 mod load;
+mod metrics;
 mod shipped_model;
 mod table_one;
