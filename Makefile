@@ -37,7 +37,7 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-all: test ## The same, then the tests that take long
+test-all: test ## The same, then the tests that take long (one needs Debian's package prometheus)
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
 
 test-fetch: ## Test the fetch script, offline
@@ -59,8 +59,9 @@ test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runti
 	cargo build --locked
 	@$(onnxruntime) $(PYTHON) -B scripts/check_onnx.py $(TARGET)/debug/bignas
 
-lint: ## Formatting, clippy and rustdoc, with warnings as errors
+lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check
+	$(PYTHON) -B docker/grafana/dashboard.py --check
 	@$(libtorch) cargo clippy --all-targets --all-features --locked -- -D warnings
 	@$(libtorch) RUSTDOCFLAGS="-D warnings" cargo doc --all-features --no-deps --locked
 

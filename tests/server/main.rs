@@ -10,5 +10,6 @@ mod harness;
 mod lifecycle;
 mod load;
 mod metrics;
+mod prometheus;
 mod shipped_model;
 mod table_one;
