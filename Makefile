@@ -19,11 +19,11 @@ libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
 fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx lint \
+.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx test-kubernetes lint \
 	openapi bench bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
 	@$(onnxruntime) cargo build --release --locked && \
@@ -37,7 +37,7 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-all: test ## The same, then the tests that take long (one needs Debian's package prometheus)
+test-all: test test-kubernetes ## The same, then the tests that take long (one needs Debian's package prometheus)
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
 
 test-fetch: ## Test the fetch script, offline
@@ -58,6 +58,9 @@ test-serving: ## Build without features and check that the binary carries no lib
 test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runtime
 	cargo build --locked
 	@$(onnxruntime) $(PYTHON) -B scripts/check_onnx.py $(TARGET)/debug/bignas
+
+test-kubernetes: ## Check docker/kubernetes against the published schemas, and against the program
+	$(PYTHON) -B scripts/check_kubernetes.py
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check
