@@ -4,41 +4,20 @@
     check_onnx.py BIGNAS    export the smallest and the biggest child of random models, and check them
 
 The checker and the runtime are those of onnx-requirements.txt, installed once into a folder beside the
-fetched parts (see fetch.py). A folder and not a virtual environment, which Debian's python3 cannot make
-without a further package.
+fetched parts.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from fetch import cache_dir, log
+from packages import installed
 
 REQUIREMENTS = Path(__file__).resolve().parent / "onnx-requirements.txt"
 PRESETS = ["fashion-mnist", "bignas", "attentivenas"]
 METADATA = ["model", "child", "choices", "macs", "params", "labels", "preprocessing", "input", "weights_sha256", "statistics_sha256"]
-
-
-def installed():
-    """The folder of the pinned packages, whole or not there; its name changes with the pins and with Python."""
-    version = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = cache_dir() / f"onnx-checker-py{sys.version_info.major}{sys.version_info.minor}-{version}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log(f"installing {REQUIREMENTS.name} into {folder}")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".onnx-checker-") as partial:
-        tree = Path(partial) / "tree"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--require-hashes", "--target", str(tree), "-r", str(REQUIREMENTS)]
-        if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
-            sys.exit("error: pip could not install the ONNX checker; see its message above")
-        if not folder.exists():  # another run may have been faster
-            tree.rename(folder)
-    return folder
 
 
 def export(bignas, preset, folder):
@@ -80,7 +59,7 @@ def check(file):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    sys.path.insert(0, str(installed()))
+    sys.path.insert(0, str(installed(REQUIREMENTS, "onnx-checker")))
     with tempfile.TemporaryDirectory() as folder:
         for preset in PRESETS:
             for file in export(Path(sys.argv[1]).absolute(), preset, Path(folder)):

@@ -111,8 +111,6 @@ impl Engine {
         if model.family.members.is_empty() {
             return Err(StartError::NoFamily(model.card.name.clone()));
         }
-        let device = runtime.device();
-        metrics.device_info.with_label_values(&[device.provider.to_string(), device.to_string()]).set(1);
         let directory = options.cache_dir();
         let store = Store::open(&directory.join("built"), options.disk_limit_bytes);
         metrics.disk_bytes.set(store.bytes() as i64);

@@ -13,7 +13,7 @@ use super::docs::ClassifyProblems;
 use super::error::{ApiError, Code};
 use super::predictions::top;
 use super::request;
-use super::wire::{BudgetReport, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
+use super::wire::{BudgetReport, ChildSummary, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
 use crate::engine::{Answer, ChildStatus};
 
 /// What all added children count as, in the metrics.
@@ -162,13 +162,15 @@ fn describe(
     answer: &Answer,
     timing_ms: Timing,
 ) -> Classification {
-    let child = chosen.into();
+    let child: ChildSummary = chosen.into();
     let asked = select.asked();
     let met = asked.met_by(&child);
     let metrics = state.engine.metrics();
     let id = child.id.to_string();
     metrics.child_requests.with_label_values(&[if chosen.added { ADDED } else { &id }]).inc();
     metrics.budget_met.with_label_values(&[if met { "true" } else { "false" }]).inc();
+    child.accuracy.iter().for_each(|&accuracy| metrics.served_accuracy.observe(accuracy));
+    metrics.served_mflops.observe(child.mflops);
     let (predictions, images) = if predictions.len() == 1 {
         (predictions.pop(), None)
     } else {

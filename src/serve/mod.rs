@@ -47,6 +47,9 @@ use crate::engine::Engine;
 use auth::Access;
 use request::BodyLimits;
 
+/// The route whose metrics the alerts are about.
+const CLASSIFY: &str = "/classify";
+
 /// What all requests share; clones share it too.
 #[derive(Debug, Clone)]
 pub struct AppState(Arc<Shared>);
@@ -75,10 +78,7 @@ impl AppState {
     /// The state of a server for `engine`.
     #[must_use]
     pub fn new(engine: Engine, options: &ServeOptions) -> Self {
-        let metrics = engine.metrics();
-        let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
-        family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
-        Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+        start_metrics(&engine);
         Self(Arc::new(Shared {
             access: Access::new(options.host, options.admin_key.clone()),
             body_limits: options.body_limits(),
@@ -99,6 +99,18 @@ impl AppState {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
+}
+
+/// Sets what never changes, and starts at zero what only this model's and this API's names can label.
+fn start_metrics(engine: &Engine) {
+    let (metrics, device) = (engine.metrics(), engine.device());
+    let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
+    family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
+    Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+    layers::STATUS_CLASSES.iter().for_each(|class| drop(metrics.http_requests.with_label_values(&[CLASSIFY, class])));
+    drop(metrics.http_request_seconds.with_label_values(&[CLASSIFY]));
+    metrics.execution_provider.with_label_values(&[&device.provider]).set(1);
+    metrics.workers.set(device.workers as i64);
 }
 
 /// The router with all routes and layers.

@@ -9,5 +9,7 @@ mod classify;
 mod harness;
 mod lifecycle;
 mod load;
+mod metrics;
+mod prometheus;
 mod shipped_model;
 mod table_one;
