@@ -16,17 +16,23 @@ TRAIN_BIN := $(TRAIN_TARGET)/release/bignas
 fetch = $(PYTHON) scripts/fetch.py
 onnxruntime = export ORT_DYLIB_PATH && ORT_DYLIB_PATH=$$($(fetch) onnxruntime) &&
 libtorch = export LIBTORCH && LIBTORCH=$$($(fetch) libtorch) &&
+axe_core = export BIGNAS_TEST_AXE_CORE && BIGNAS_TEST_AXE_CORE=$$($(fetch) axe-core) &&
 fashion_mnist = export BIGNAS_TEST_FASHION_MNIST && BIGNAS_TEST_FASHION_MNIST=$$($(fetch) fashion-mnist) &&
 
+# What the playground runs children with in a browser. A server without it lacks one button, so serving does not insist on it.
+onnxruntime_web = export BIGNAS_ONNXRUNTIME_WEB && BIGNAS_ONNXRUNTIME_WEB=$$($(fetch) onnxruntime-web) &&
+onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export BIGNAS_ONNXRUNTIME_WEB="$$web"; \
+	else echo "the playground will not run children in the browser" >&2; fi &&
+
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx test-kubernetes lint \
-	openapi bench bench-load bench-serving bench-train fetch data train search clean
+.PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx test-kubernetes test-browser \
+	screenshots lint openapi bench bench-load bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
-	@$(onnxruntime) cargo build --release --locked && \
+	@$(onnxruntime) $(onnxruntime_web_if_possible) cargo build --release --locked && \
 	exec $(TARGET)/release/bignas serve --model "$(MODEL)" --port "$(PORT)"
 
 build: ## Build the serving binary, target/release/bignas (needs no libtorch)
@@ -41,7 +47,7 @@ test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA a
 	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
 	cargo test --locked --test gpu -- --include-ignored --test-threads 1
 
-test-all: test test-kubernetes ## The same, then the tests that take long (one needs Debian's package prometheus)
+test-all: test test-kubernetes test-browser ## The same, then the tests that take long (one needs Debian's package prometheus)
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
 
 test-fetch: ## Test the fetch script, offline
@@ -65,6 +71,16 @@ test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runti
 
 test-kubernetes: ## Check docker/kubernetes against the published schemas, and against the program
 	$(PYTHON) -B scripts/check_kubernetes.py
+
+test-browser: ## Click through the playground in a headless Chromium (Debian packages, installed where root may)
+	scripts/install_browser.sh
+	cargo build --locked
+	@$(onnxruntime) $(onnxruntime_web) $(axe_core) $(PYTHON) -B tests/playground/test_page.py $(TARGET)/debug/bignas
+
+screenshots: build ## Write the playground's screenshots in docs/, from the binary that serves
+	scripts/install_browser.sh
+	@$(onnxruntime) $(onnxruntime_web) $(axe_core) BIGNAS_SCREENSHOTS=docs \
+	$(PYTHON) -B tests/playground/test_page.py $(TARGET)/release/bignas Playground.test_axe_finds_nothing_and_the_screenshots_are_taken
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check

@@ -3,8 +3,7 @@
 
     check_onnx.py BIGNAS    export the smallest and the biggest child of random models, and check them
 
-The checker and the runtime are those of onnx-requirements.txt, installed once into a folder beside the
-fetched parts.
+The checker and the runtime are those of onnx-requirements.txt (see packages.py).
 """
 
 import json

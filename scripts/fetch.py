@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Fetch the native parts pinned in native.json into a cache that all clones of one user share.
 
-    fetch.py onnxruntime | libtorch | fashion-mnist    make sure of the part, print where it lies
-    fetch.py --check [PART ...]                        verify what the cache holds
+    fetch.py PART                  make sure of the part, print where it lies
+    fetch.py --check [PART ...]    verify what the cache holds
 
 Only the path goes to stdout. The cache is $BIGNAS_NATIVE_DIR, else $XDG_CACHE_HOME/bignas/native,
-else ~/.cache/bignas/native. ORT_DYLIB_PATH, LIBTORCH and BIGNAS_TEST_FASHION_MNIST name a part that
-is already there: it is printed as it stands, and nothing is fetched.
+else ~/.cache/bignas/native. Each part has a variable, such as ORT_DYLIB_PATH or LIBTORCH, that names a
+copy which is already there: it is printed as it stands, and nothing is fetched.
 """
 
 import argparse
@@ -119,6 +119,17 @@ def apt_download(package, folder, remedy):
         run(private + ["download", name], remedy, folder)
 
 
+def npm_download(package, folder, remedy):
+    """Pack the package as its registry holds it; none of its scripts is run, and none of its dependencies fetched."""
+    remedy = f"{remedy} (npm is in Debian's package npm)"
+    command = ["npm", "pack", "--silent", "--ignore-scripts", "--cache", str(folder / "npm")]
+    run(command + [f"{package['npm']}@{package['version']}"], remedy, folder)
+
+
+# How a package is fetched, by the kind that its entry names.
+DOWNLOADERS = {"wheel": pip_download, "deb": apt_download, "npm": npm_download}
+
+
 def download(package, part, folder):
     """The pinned archive in `folder`, its size and checksum verified."""
     archive = folder / package["file"]
@@ -127,7 +138,7 @@ def download(package, part, folder):
     archive.unlink(missing_ok=True)  # pip would keep a damaged one
     log(f"downloading {package['file']} ({package['bytes'] / 1e6:.0f} MB)")
     remedy = f"see its message above, and try again or set {part['env']} to a copy of your own"
-    (pip_download if "wheel" in package else apt_download)(package, folder, remedy)
+    next(fetch for kind, fetch in DOWNLOADERS.items() if kind in package)(package, folder, remedy)
     if not archive.exists():
         raise FetchError(f"the download did not give {package['file']}; {remedy}")
     size, digest = archive.stat().st_size, sha256(archive)
@@ -166,13 +177,22 @@ def unpack(archive, package, tree):
                     with wheel.open(member) as source:
                         write(source, tree / to)
         return
+    if "npm" in package:
+        with open(archive, "rb") as packed:
+            unpack_tar(packed, "r|gz", package, tree)
+        return
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as deb:
-        with tarfile.open(fileobj=deb.stdout, mode="r|") as tar:
-            for member in tar:
-                to = target(member.name[len("./") :], package["extract"])
-                if to is not None and member.isfile():
-                    write(tar.extractfile(member), tree / to)
+        unpack_tar(deb.stdout, "r|", package, tree)
+
+
+def unpack_tar(stream, mode, package, tree):
+    """The same for a tar archive, read once from front to back."""
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
+        for member in tar:
+            to = target(member.name.removeprefix("./"), package["extract"])
+            if to is not None and member.isfile():
+                write(tar.extractfile(member), tree / to)
 
 
 def build(name, part, root):

@@ -2,11 +2,13 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import unittest
 import zipfile
@@ -198,6 +200,26 @@ class Fetch(unittest.TestCase):
         result = self.fetch(PATH=f"{bin_dir}:{os.environ['PATH']}")
         self.assertEqual(result[:2], (0, f"{self.root}\n"), result[2])
         self.assertEqual((self.root / "data.gz").read_text(), "right")
+
+    def test_npm_package(self):
+        tgz, bin_dir = self.index / "fakepart-1.0.tgz", self.dir / "bin"
+        with tarfile.open(tgz, "w:gz") as tar:
+            for name, body in [("package/lib.so", b"right"), ("package/unwanted", b"unwanted")]:
+                member = tarfile.TarInfo(name)
+                member.size = len(body)
+                tar.addfile(member, io.BytesIO(body))
+        bin_dir.mkdir()
+        (bin_dir / "npm").write_text(f'#!/bin/sh\ncase "$*" in pack*fakepart@1.0) cp {tgz} . ;; *) exit 1 ;; esac\n')
+        (bin_dir / "npm").chmod(0o755)
+        extract = [{"member": "package/lib.so", "to": "lib.so", "sha256": sha256(b"right")}]
+        self.part["packages"] = [{"npm": "fakepart", "version": "1.0", "file": tgz.name, "extract": extract}]
+        self.part["links"] = []
+        self.pin(tgz)
+
+        self.assert_refused(self.fetch(PATH="/nowhere"), "npm is not installed", "Debian's package npm", "FAKE_PART")
+        self.assert_fetched(self.fetch(PATH=f"{bin_dir}:{os.environ['PATH']}"))
+        names = {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+        self.assertEqual(names, {"lib.so"})
 
     def test_cache_follows_the_environment(self):
         spec = importlib.util.spec_from_file_location("fetch", FETCH)

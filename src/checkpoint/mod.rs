@@ -1,6 +1,7 @@
 //! The model directory on disk: what a single-stage model consists of, read with every check and written atomically.
 
 mod card;
+mod examples;
 mod family;
 mod model;
 mod statistics;
@@ -8,6 +9,7 @@ mod statistics_file;
 mod weights;
 
 pub use card::{Calibration, ModelCard, ShippedStatistics};
+pub use examples::Example;
 pub use family::{AccuracyKind, AccuracySource, Family, FamilyError, Member};
 pub use model::{Draft, Model, ModelError};
 pub use statistics::{BnStats, LayerStats, StatisticsError};

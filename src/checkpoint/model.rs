@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::card::{Calibration, FORMAT, ModelCard, ShippedStatistics};
+use super::examples::{self, Example};
 use super::family::{Family, FamilyError, Member};
 use super::statistics::BnStats;
 use super::statistics_file::{self, StatisticsFileError};
@@ -33,6 +34,8 @@ pub struct Model {
     pub family: Family,
     /// The statistics that ship with the family: of all its children, or none.
     pub statistics: BTreeMap<ChildId, BnStats>,
+    /// Pictures to try it with.
+    pub examples: Vec<Example>,
     directory: PathBuf,
 }
 
@@ -105,6 +108,14 @@ pub enum ModelError {
     /// The calibration images are unreadable.
     #[error(transparent)]
     Calibration(#[from] DataError),
+    /// The list of examples is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Examples {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
     /// The shipped statistics are not those of the family.
     #[error("{}: {source}", path.display())]
     Statistics {
@@ -129,7 +140,8 @@ impl Model {
         let weights = Weights::from_bytes(&bytes, &weights_path, &layout(&card.space, card.labels.len()))?;
         let family = Self::read_family(directory, &card)?;
         let statistics = Self::read_statistics(directory, &card, &family)?;
-        Ok(Self { card, weights, family, statistics, directory: directory.to_owned() })
+        let examples = examples::read(directory, &card.labels)?;
+        Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
     }
 
     /// The directory that the model was opened from or created in.
@@ -185,7 +197,8 @@ impl Model {
         card.check(&path)?;
         write_json(&path, &card)?;
         let family = Self::read_family(directory, &card)?;
-        Ok(Self { card, weights, family, statistics: BTreeMap::new(), directory: directory.to_owned() })
+        let examples = examples::read(directory, &card.labels)?;
+        Ok(Self { card, weights, family, statistics: BTreeMap::new(), examples, directory: directory.to_owned() })
     }
 
     /// The family in `directory`, empty where there is none.
@@ -265,7 +278,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ModelError> {
+pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|source| ModelError::Json { path: path.to_owned(), source })
 }
 

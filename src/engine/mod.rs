@@ -40,7 +40,7 @@ use pool::{Pool, Resources};
 use registry::{Known, Registry};
 use store::Store;
 
-use crate::checkpoint::{Model, ModelCard};
+use crate::checkpoint::{Example, Model, ModelCard};
 use crate::data::CalibrationSet;
 use crate::image::DecodeLimits;
 use crate::metrics::Metrics;
@@ -155,6 +155,12 @@ impl Engine {
     #[must_use]
     pub fn card(&self) -> &ModelCard {
         &self.inner.builder.model.card
+    }
+
+    /// Pictures to try the model with.
+    #[must_use]
+    pub fn examples(&self) -> &[Example] {
+        &self.inner.builder.model.examples
     }
 
     /// The metrics that the engine keeps.

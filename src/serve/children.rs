@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,7 +15,8 @@ use super::AppState;
 use super::ask::positive;
 use super::auth::Admin;
 use super::docs::{AddProblems, ChildProblems, ListProblems, OnnxProblems, RemoveProblems};
-use super::error::{ApiError, CREATED, Code, NO_CONTENT, NOT_MODIFIED};
+use super::error::{ApiError, CREATED, Code, NO_CONTENT};
+use super::etag::tagged;
 use super::request::read_json;
 use super::wire::{Asked, ChildDetails, Children, ChildrenFilter, File, NewChild};
 use crate::engine::{AddError, ChildStatus, ClassifyError};
@@ -102,15 +103,9 @@ pub(super) async fn onnx(
         move || sha256(graph.as_ref())
     });
     let etag = format!("\"{}\"", hashing.await.map_err(ApiError::internal)?);
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let is_known = known.flat_map(|list| list.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag);
-    let etag = HeaderValue::from_str(&etag).map_err(ApiError::internal)?;
-    if is_known {
-        return Ok((NOT_MODIFIED, [(ETAG, etag)]).into_response());
-    }
     let name = HeaderValue::from_str(&format!("attachment; filename=\"{id}.onnx\"")).map_err(ApiError::internal)?;
-    let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CONTENT_DISPOSITION, name), (ETAG, etag)];
-    Ok((headers, Body::from(Bytes::from_owner(graph))).into_response())
+    let file = [(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CONTENT_DISPOSITION, name)];
+    tagged(&headers, &etag, (file, Body::from(Bytes::from_owner(graph))))
 }
 
 /// Add a child

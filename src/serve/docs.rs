@@ -6,8 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
 use utoipa::openapi::response::Response as ResponseDoc;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
@@ -32,6 +31,7 @@ use super::wire::Problem;
     tags(
         (name = "classify", description = "Images in, labels out."),
         (name = "children", description = "The networks that can answer."),
+        (name = "model", description = "The model that they are cut from."),
         (name = "operation", description = "For orchestrators and monitoring.")
     )
 )]
@@ -48,10 +48,9 @@ pub(super) fn base() -> Description {
     description
 }
 
-/// The pages beside the API.
+/// The page that shows the description.
 pub(super) fn pages() -> Router<AppState> {
-    let swagger = SwaggerUi::new("/docs").config(Config::new(["/openapi.json"]));
-    Router::from(swagger).route("/", get(|| async { Redirect::temporary("/docs/") }))
+    Router::from(SwaggerUi::new("/docs").config(Config::new(["/openapi.json"])))
 }
 
 /// This description
@@ -86,6 +85,7 @@ problems! {
         TooManyImages UnsupportedMediaType BudgetTooSmall AccuracyOutOfReach Overloaded BuildFailed NoCalibration NotReady ShuttingDown DeadlineExceeded;
     ListProblems: InvalidRequest InvalidBudget;
     ChildProblems: UnknownChild;
+    ExampleProblems: UnknownExample;
     OnnxProblems: UnknownChild Overloaded BuildFailed NoCalibration ShuttingDown;
     AddProblems: InvalidRequest EmptyBody Unauthorized Forbidden BodyTimeout BodyTooLarge UnsupportedMediaType TooManyChildren
         OutsideSpace Overloaded BuildFailed NoCalibration;
@@ -130,8 +130,18 @@ mod tests {
     fn every_route_is_described_and_every_code_is_documented_where_it_occurs() {
         let description = serde_json::to_value(openapi()).unwrap();
         let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
-        let expected =
-            ["/children", "/children/{id}", "/children/{id}/model.onnx", "/classify", "/healthz", "/metrics", "/openapi.json", "/readyz"];
+        let expected = [
+            "/children",
+            "/children/{id}",
+            "/children/{id}/model.onnx",
+            "/classify",
+            "/healthz",
+            "/metrics",
+            "/model",
+            "/model/examples/{file}",
+            "/openapi.json",
+            "/readyz",
+        ];
         assert_eq!(paths, expected);
 
         let text = description.to_string();

@@ -68,6 +68,7 @@ codes! {
     Forbidden FORBIDDEN "forbidden" "This server allows no administration";
     UnknownRoute NOT_FOUND "unknown_route" "There is no such route";
     UnknownChild NOT_FOUND "unknown_child" "There is no such child";
+    UnknownExample NOT_FOUND "unknown_example" "There is no such example";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "The route does not support the method";
     BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time";
     FamilyMember CONFLICT "family_member" "A child of the family cannot be removed";

@@ -79,7 +79,10 @@ pub fn announcement(engine: &Engine, model: &Path, address: SocketAddr) -> Strin
         format!("curl {base}/children")
     };
     let name = &engine.card().name;
-    format!("serving {name} ({} children, {least:.2}–{most:.2} MFLOPs) on {base}\ntry: {command}", children.len())
+    format!(
+        "serving {name} ({} children, {least:.2}–{most:.2} MFLOPs) on {base}\ntry: {command}\nor open {base}/ in a browser",
+        children.len()
+    )
 }
 
 /// The address that a client on this machine would use.

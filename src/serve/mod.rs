@@ -11,13 +11,17 @@
 
 mod ask;
 mod auth;
+mod browser_runtime;
 mod children;
 mod classify;
 mod docs;
 mod error;
+mod etag;
 mod health;
 mod layers;
 mod listen;
+mod model;
+mod playground;
 mod predictions;
 mod request;
 mod settings;
@@ -25,6 +29,7 @@ mod stall;
 mod wire;
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,8 +44,8 @@ pub use listen::{BindError, announcement, bind, listen};
 pub use settings::{AdminKey, AdminKeyError, ServeOptions};
 pub use wire::{
     Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
-    ClassifyJson, Device, File, Health, ImagePredictions, NewChild, Prediction, Problem, Readiness, Smallest, SourceName, StateName,
-    Timing,
+    ClassifyJson, Device, ExampleDetails, File, Health, ImagePredictions, ModelDetails, NewChild, Prediction, Problem, Readiness, Smallest,
+    SourceName, StateName, Timing,
 };
 
 use crate::engine::Engine;
@@ -64,6 +69,8 @@ pub struct Shared {
     timeout: std::time::Duration,
     draining: AtomicBool,
     openapi: Bytes,
+    /// Where onnxruntime-web lies, if it is there.
+    onnxruntime_web: Option<PathBuf>,
 }
 
 impl Deref for AppState {
@@ -87,6 +94,7 @@ impl AppState {
             draining: AtomicBool::new(false),
             // A description made of strings always serialises.
             openapi: openapi().to_pretty_json().unwrap_or_default().into(),
+            onnxruntime_web: options.onnxruntime_web.clone(),
             engine,
         }))
     }
@@ -120,6 +128,8 @@ pub fn app(state: AppState) -> Router {
     let timeout = state.timeout;
     let router = router
         .merge(docs::pages())
+        .merge(playground::pages())
+        .merge(browser_runtime::files())
         .fallback(layers::unknown_route)
         .method_not_allowed_fallback(layers::method_not_allowed)
         .with_state(state);
@@ -139,6 +149,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(children::list, children::add))
         .routes(routes!(children::get, children::remove))
         .routes(routes!(children::onnx))
+        .routes(routes!(model::show))
+        .routes(routes!(model::example))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use super::browser_runtime;
 use super::request::BodyLimits;
 
 /// Where and how the server listens, and the limits of a request.
@@ -23,6 +25,9 @@ pub struct ServeOptions {
     /// Key that POST and DELETE /children want as `Authorization: Bearer KEY`
     #[arg(long, env = "BIGNAS_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     pub admin_key: Option<AdminKey>,
+    /// Directory of onnxruntime-web, with which the playground runs children in the visitor's browser; without it, it does not
+    #[arg(long, env = "BIGNAS_ONNXRUNTIME_WEB", value_name = "DIR", value_parser = browser_runtime::directory)]
+    pub onnxruntime_web: Option<PathBuf>,
     /// Bytes of a request's body at most
     #[arg(long, env = "BIGNAS_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = at_least_one())]
     pub max_body_bytes: u64,

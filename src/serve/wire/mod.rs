@@ -5,6 +5,7 @@ mod child;
 mod choices;
 mod health;
 mod input;
+mod model;
 mod problem;
 
 pub use answer::{Asked, BudgetReport, Classification, ImagePredictions, Prediction, SourceName, Timing};
@@ -12,4 +13,5 @@ pub use child::{ChildDetails, ChildSummary, Children, StateName};
 pub use choices::ChildChoices;
 pub use health::{Device, Health, Readiness};
 pub use input::{Base64Images, ChildrenFilter, ClassifyForm, ClassifyJson, File, NewChild};
+pub use model::{ExampleDetails, ModelDetails};
 pub use problem::{Problem, Smallest};

@@ -1,0 +1,98 @@
+// The budget: chosen on the plot, or with the slider under it.
+
+import { configuration } from './configuration.js';
+import { byId } from './dom.js';
+import { AXES, costDomain, draw } from './plot.js';
+
+const STEPS = 1000;
+
+/** The panel's state: the children, and the budget in the unit of the axis. */
+const view = { children: [], axis: 'mflops', budget: 0, chosen: null, width: 0, height: 0 };
+let notify = () => {};
+
+/** Wires the panel; `onBudget()` hears of every new budget. */
+export function start(children, onBudget) {
+  notify = onBudget;
+  view.children = children;
+  // In the middle of the family, so that some children fit and some do not.
+  setBudget(AXES.mflops.cost(children[Math.floor(children.length / 2)]));
+  byId('budget').addEventListener('input', (event) => setBudget(fromSlider(event.target.valueAsNumber)));
+  byId('axis-mflops').addEventListener('click', () => setAxis('mflops'));
+  byId('axis-latency').addEventListener('click', () => setAxis('latency_ms'));
+  new ResizeObserver(redraw).observe(byId('plot'));
+}
+
+/** Takes the children's new states. */
+export function update(children) {
+  view.children = children;
+  redraw();
+}
+
+/** The budget as a query, or null where no child can meet it. */
+export function budget() {
+  return within().length ? { [view.axis]: view.budget } : null;
+}
+
+/** Shows which child answered. */
+export function answered(id) {
+  view.chosen = id;
+  redraw();
+}
+
+/** The children within the budget, best first, as the server ranks them. */
+function within() {
+  const fits = (child) => AXES[view.axis].cost(child) !== null && AXES[view.axis].cost(child) <= view.budget;
+  return view.children.filter(fits).sort((a, b) => (b.accuracy ?? -1) - (a.accuracy ?? -1));
+}
+
+function setAxis(axis) {
+  if (axis === view.axis) return;
+  const best = within()[0] ?? view.children[0];
+  const costs = view.children.map(AXES[axis].cost).filter((cost) => cost !== null);
+  view.axis = axis;
+  byId('axis-mflops').setAttribute('aria-pressed', String(axis === 'mflops'));
+  byId('axis-latency').setAttribute('aria-pressed', String(axis === 'latency_ms'));
+  // The same child stays within reach.
+  setBudget(AXES[axis].cost(best) ?? Math.max(...costs, 0));
+}
+
+function setBudget(value) {
+  view.budget = value;
+  const slider = byId('budget');
+  slider.value = String(toSlider(value));
+  slider.setAttribute('aria-valuetext', `at most ${AXES[view.axis].text(value)}`);
+  view.chosen = within()[0]?.id ?? null;
+  redraw();
+  notify();
+}
+
+const end = () => costDomain(view.children, view.axis)[1];
+const toSlider = (value) => Math.round((value / end()) * STEPS);
+const fromSlider = (position) => Number(((Math.max(position, 1) / STEPS) * end()).toPrecision(4));
+
+function redraw() {
+  const plot = byId('plot');
+  view.width = Math.max(plot.clientWidth, 260);
+  view.height = plot.clientHeight;
+  draw(byId('plot-svg'), view, { pick: (child) => setBudget(AXES[view.axis].cost(child)), point: showTip, leave: hideTip });
+  const { text } = AXES[view.axis];
+  const fitting = within().length;
+  const unmeasured = view.children.filter((child) => AXES[view.axis].cost(child) === null).length;
+  const count = fitting ? `${fitting} of ${view.children.length} children fit` : `no child is that small: the smallest takes ${text(smallest())}`;
+  byId('budget-text').textContent = `At most ${text(view.budget)}: ${count}${unmeasured ? `, ${unmeasured} not measured yet` : ''}`;
+}
+
+const smallest = () => Math.min(...view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null));
+
+function showTip(child, px, py) {
+  const tip = byId('tip');
+  tip.replaceChildren(...configuration(child));
+  tip.hidden = false;
+  const room = byId('plot').clientWidth - tip.offsetWidth;
+  tip.style.left = `${Math.max(0, Math.min(px > view.width / 2 ? px - tip.offsetWidth - 18 : px + 18, room))}px`;
+  tip.style.top = `${Math.max(0, Math.min(py - tip.offsetHeight / 2, view.height - tip.offsetHeight))}px`;
+}
+
+function hideTip() {
+  byId('tip').hidden = true;
+}

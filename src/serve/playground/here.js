@@ -1,0 +1,92 @@
+// The same child in the visitor's own browser, beside the server.
+
+import * as api from './api.js';
+import { byId, el, ms, percent, softmax } from './dom.js';
+
+/** Differences in probability below this are not written out. */
+const SMALL = 0.0001;
+
+let model = null;
+let worker = null;
+/** The picture and the answer that a run would be compared with. */
+let subject = null;
+let runs = 0;
+
+/** Wires the panel; without the runtime, it says so. */
+export function start(described) {
+  model = described;
+  if (model.onnxruntime_web === null) {
+    byId('here-text').textContent = 'Run here is off: this server was started without onnxruntime-web (--onnxruntime-web DIR; make serve fetches it). '
+      + 'The file can be downloaded all the same.';
+  }
+  byId('here-run').addEventListener('click', run);
+}
+
+/** Takes the picture and its answer; null where there is none. */
+export function offer(picture, answer) {
+  const isSame = subject?.answer.child.id === answer?.child.id && subject?.picture === picture;
+  subject = answer && { picture, answer };
+  byId('here-run').disabled = !subject || model.onnxruntime_web === null;
+  const link = byId('download');
+  if (subject) {
+    link.href = api.onnx(answer.child.id);
+    link.download = `${answer.child.id}.onnx`;
+    link.removeAttribute('aria-disabled');
+  } else {
+    link.removeAttribute('href');
+    link.setAttribute('aria-disabled', 'true');
+  }
+  if (!isSame) byId('here-body').replaceChildren();
+}
+
+async function run() {
+  const { picture, answer } = subject;
+  const button = byId('here-run');
+  runs += 1;
+  const number = runs;
+  button.disabled = true;
+  byId('here-body').replaceChildren(el('p', { class: 'note' }, 'Fetching the child and running it …'));
+  try {
+    const graph = await api.bytes(api.onnx(answer.child.id));
+    const result = await ask({ graph, picture: picture.blob, preprocessing: model.preprocessing, resolution: answer.child.resolution });
+    if (number === runs && subject?.answer.child.id === answer.child.id && subject.picture === picture) compare(answer, result);
+  } catch (error) {
+    byId('here-body').replaceChildren(el('p', { class: 'problem', role: 'alert' }, error.message));
+  }
+  button.disabled = !subject;
+}
+
+/** Has the worker run a child, so that the page stays awake. */
+function ask(message) {
+  worker ??= new Worker('/playground/worker.js', { type: 'module' });
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
+    worker.onerror = (event) => {
+      worker = null;
+      reject(new Error(event.message || 'the worker could not be started'));
+    };
+    worker.postMessage({ ...message, runtime: new URL(model.onnxruntime_web, location.href).href }, [message.graph]);
+  });
+}
+
+function compare(answer, { logits, times }) {
+  const probabilities = softmax(logits);
+  const predictions = probabilities.map((probability, index) => ({ label: model.labels[index], index, probability }));
+  predictions.sort((a, b) => b.probability - a.probability);
+  const median = [...times].sort((a, b) => a - b)[Math.floor(times.length / 2)];
+  const gap = Math.max(...answer.predictions.map(({ index, probability }) => Math.abs(probability - probabilities[index])));
+  const agrees = predictions[0].index === answer.predictions[0].index;
+  const server = answer.child.latency_ms;
+  const column = (name, best, time, note) => el('div', null,
+    el('dt', null, name), el('dd', null, el('b', null, best.label), ` ${percent(best.probability)}`), el('dd', { class: 'time' }, time), el('dd', { class: 'note' }, note));
+  byId('here-body').replaceChildren(
+    el('div', { class: 'versus' },
+      el('dl', null,
+        column('This browser', predictions[0], ms(median), `median of ${times.length} runs`),
+        column('The server', answer.predictions[0], server === null ? '–' : ms(server), server === null ? 'not measured yet' : 'median, measured alone')),
+      el('div', { class: 'verdict' },
+        el('p', { class: agrees ? 'good' : 'bad' }, agrees ? '✓ Same answer' : '✗ Another answer'),
+        el('p', { class: 'note' }, `Probabilities differ by ${gap < SMALL ? `less than ${percent(SMALL, 2)}` : `up to ${percent(gap, 2)}`}.`),
+        el('p', { class: 'note' }, 'One thread each; the browser runs WebAssembly.'))));
+  byId('here-body').dataset.gap = String(gap);
+}

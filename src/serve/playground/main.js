@@ -1,0 +1,90 @@
+// The page: what happens on one panel is told to the others here.
+
+import * as answer from './answer.js';
+import * as api from './api.js';
+import { byId, mmacs } from './dom.js';
+import * as family from './family.js';
+import * as here from './here.js';
+import * as ladder from './ladder.js';
+import * as live from './live.js';
+import * as picture from './picture.js';
+
+/** How long the budget must rest before it is asked for: a slider moves through many. */
+const REST_MS = 120;
+/** While children are built and measured at the server's start. */
+const MEASURING_MS = 2000;
+
+let children = [];
+let subject = null;
+let asking = null;
+let resting = null;
+
+async function start() {
+  const [model, listed] = await Promise.all([api.model(), api.children()]);
+  children = listed;
+  byId('model').textContent = `${model.name}: ${children.length} networks in one model, ${mmacs(children[0].mflops)} to ${mmacs(children.at(-1).mflops)}`;
+  here.start(model);
+  family.start(children, askSoon);
+  live.start((id) => {
+    const child = children.find((other) => other.id === id);
+    return child ? mmacs(child.mflops) : id;
+  });
+  byId('ladder-run').addEventListener('click', async () => {
+    await ladder.toggle(subject, children);
+    await refresh();
+  });
+  picture.start(model.examples, (taken) => {
+    subject = taken;
+    ladder.reset(true);
+    ask();
+  });
+  if (children.some((child) => child.latency_ms === null)) setTimeout(watch, MEASURING_MS);
+}
+
+function askSoon() {
+  clearTimeout(resting);
+  resting = setTimeout(ask, REST_MS);
+}
+
+/** Asks about the image within the budget; an earlier question that has no answer yet is withdrawn. */
+async function ask() {
+  clearTimeout(resting);
+  asking?.abort();
+  if (!subject) return;
+  const budget = family.budget();
+  if (budget === null) {
+    answer.fail('No child is within this budget.');
+    here.offer(subject, null);
+    return;
+  }
+  asking = new AbortController();
+  const { signal } = asking;
+  answer.busy(true);
+  try {
+    const given = await api.classify(subject.blob, budget, signal);
+    if (signal.aborted) return;
+    answer.show(given);
+    family.answered(given.child.id);
+    here.offer(subject, given);
+    if (given.source !== 'memory') await refresh();
+  } catch (error) {
+    if (signal.aborted) return;
+    answer.fail(error.message);
+    here.offer(subject, null);
+  } finally {
+    if (!signal.aborted) answer.busy(false);
+  }
+}
+
+/** Reads where the children are now. */
+async function refresh() {
+  children = await api.children();
+  family.update(children);
+}
+
+async function watch() {
+  await refresh().catch(() => {});
+  if (children.some((child) => child.latency_ms === null)) setTimeout(watch, MEASURING_MS);
+}
+
+start().catch((error) => answer.fail(`The server does not answer: ${error.message}`));

@@ -1,0 +1,143 @@
+// The family as a picture: accuracy against cost.
+
+import { digits, mmacs, ms, percent, svg } from './dom.js';
+import { domain, scale, ticks } from './scale.js';
+
+/** Room around the plot in pixels; the slider below it has the same, so that its thumb stands under the budget. */
+export const MARGIN = { top: 14, right: 16, bottom: 34, left: 48 };
+const WORDS = { loaded: 'loaded', disk: 'on disk', unbuilt: 'not built' };
+/** How far from the bottom children stand whose accuracy nobody has measured, in pixels. */
+const UNKNOWN_PX = 12;
+
+/** The two costs that a child can be drawn against. */
+export const AXES = {
+  mflops: { cost: (child) => child.mflops, text: mmacs, title: 'MMACs: millions of multiply-adds for one image' },
+  latency_ms: { cost: (child) => child.latency_ms, text: ms, title: 'ms for one image, median on this server' },
+};
+
+/** The end of the cost axis: it begins at zero. */
+export function costDomain(children, axis) {
+  const costs = children.map(AXES[axis].cost).filter((cost) => cost !== null);
+  return [0, Math.max(...costs, 1e-3) * 1.06];
+}
+
+/** Draws into `root`. `view`: children, axis, budget, chosen (an id), width, height; `on`: pick, point, leave. */
+export function draw(root, view, on) {
+  const focused = root.contains(document.activeElement) ? document.activeElement.dataset.id : null;
+  const { width, height } = view;
+  const x = scale(costDomain(view.children, view.axis), [MARGIN.left, width - MARGIN.right]);
+  const known = view.children.filter((child) => child.accuracy !== null).map((child) => child.accuracy);
+  const range = known.length ? domain(known, 0.14) : [0, 1];
+  const y = scale(range, [height - MARGIN.bottom - (known.length < view.children.length ? 2 * UNKNOWN_PX : 0), MARGIN.top]);
+  const at = (child) => [x(AXES[view.axis].cost(child)), child.accuracy === null ? height - MARGIN.bottom - UNKNOWN_PX : y(child.accuracy)];
+  const drawn = view.children.filter((child) => AXES[view.axis].cost(child) !== null);
+
+  root.setAttribute('viewBox', `0 0 ${width} ${height}`);
+  root.setAttribute('height', height);
+  root.replaceChildren(
+    svg('g', { class: 'axes', 'aria-hidden': 'true' }, grid(view, x, y, range)),
+    beyond(view, x),
+    svg('path', { class: 'front', d: front(drawn.filter((child) => child.accuracy !== null), at), 'aria-hidden': 'true' }),
+    ...drawn.map((child) => point(child, at(child), view, on)),
+  );
+  rove(root, view.chosen, focused);
+}
+
+function grid(view, x, y, range) {
+  const { width, height } = view;
+  const across = ticks(0, x.invert(width - MARGIN.right), width < 420 ? 4 : 7);
+  const up = ticks(range[0] * 100, range[1] * 100, 5);
+  const bottom = height - MARGIN.bottom;
+  return [
+    ...up.values.flatMap((value) => [
+      svg('line', { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value / 100), y2: y(value / 100) }),
+      svg('text', { x: MARGIN.left - 8, y: y(value / 100) + 4, 'text-anchor': 'end' }, `${value.toFixed(up.decimals)} %`),
+    ]),
+    svg('line', { class: 'base', x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
+    ...across.values.map((value) => svg('text', { x: x(value), y: bottom + 16, 'text-anchor': 'middle' }, value.toFixed(across.decimals))),
+    svg('text', { class: 'title', x: width - MARGIN.right, y: height - 3, 'text-anchor': 'end' }, AXES[view.axis].title),
+  ];
+}
+
+/** The budget as a line, and what lies beyond it in shade. */
+function beyond(view, x) {
+  const [top, bottom] = [MARGIN.top, view.height - MARGIN.bottom];
+  const right = view.width - MARGIN.right;
+  const at = Math.min(Math.max(x(view.budget), MARGIN.left), right);
+  return svg('g', { 'aria-hidden': 'true' },
+    svg('rect', { class: 'beyond', x: at, y: top, width: right - at, height: bottom - top }),
+    svg('line', { class: 'budget-line', x1: at, x2: at, y1: top, y2: bottom + 4 }));
+}
+
+/** Steps along the children that no cheaper one beats. */
+function front(children, at) {
+  let best = -Infinity;
+  let path = '';
+  for (const child of [...children].sort((a, b) => at(a)[0] - at(b)[0])) {
+    if (child.accuracy <= best) continue;
+    best = child.accuracy;
+    const [px, py] = at(child);
+    path += path ? `H${px}V${py}` : `M${px} ${py}`;
+  }
+  return path;
+}
+
+function shape(state) {
+  const name = `point ${state}`;
+  if (state === 'loaded') return svg('circle', { class: name, r: 5 });
+  if (state === 'disk') return svg('rect', { class: name, x: -4.5, y: -4.5, width: 9, height: 9 });
+  return svg('path', { class: name, d: 'M0-5.5 5.5 4.5h-11z' });
+}
+
+/** What is read aloud for a child. */
+export function describe(child) {
+  const accuracy = child.accuracy === null ? 'accuracy unknown' : `accuracy ${percent(child.accuracy, 2)}`;
+  const latency = child.latency_ms === null ? 'latency not measured' : ms(child.latency_ms);
+  return `Child ${child.id}: ${mmacs(child.mflops)}, ${latency}, ${accuracy}, ${digits(child.params / 1000)} thousand parameters, `
+    + `${child.resolution} pixels, ${WORDS[child.state]}`;
+}
+
+function point(child, [px, py], view, on) {
+  const isWithin = AXES[view.axis].cost(child) <= view.budget;
+  const isChosen = child.id === view.chosen;
+  const mark = svg('g', {
+    class: `child${isWithin ? '' : ' out'}${isChosen ? ' chosen' : ''}`,
+    transform: `translate(${px} ${py})`,
+    role: 'button',
+    tabindex: '-1',
+    'data-id': child.id,
+    'aria-label': describe(child),
+    'aria-pressed': String(isChosen),
+    onclick: () => on.pick(child),
+    onpointerenter: () => on.point(child, px, py),
+    onpointerleave: on.leave,
+    onfocus: () => on.point(child, px, py),
+    onblur: on.leave,
+    onkeydown: (event) => onKey(event, child, on),
+  }, svg('circle', { class: 'reach', r: 14 }), svg('circle', { class: 'ring', r: 10 }), shape(child.state));
+  return mark;
+}
+
+function onKey(event, child, on) {
+  const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+  if (step) {
+    const points = [...event.currentTarget.parentNode.querySelectorAll('.child')];
+    points[points.indexOf(event.currentTarget) + step]?.focus();
+  } else if (event.key === 'Enter' || event.key === ' ') {
+    on.pick(child);
+  } else if (event.key === 'Escape') {
+    on.leave();
+  } else {
+    return;
+  }
+  event.preventDefault();
+}
+
+/** One child can be reached by Tab: the one that had the focus, else the chosen one, else the first. */
+function rove(root, chosen, focused) {
+  const points = [...root.querySelectorAll('.child')];
+  const find = (id) => points.find((mark) => mark.dataset.id === id);
+  const had = find(focused);
+  (had ?? find(chosen) ?? points[0])?.setAttribute('tabindex', '0');
+  had?.focus();
+}
