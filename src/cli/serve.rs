@@ -60,7 +60,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationArgs) -> anyhow::Result<Engine> {
     let runtime = load_runtime(options.onnxruntime.as_deref())?.on(options.device()?)?;
-    tracing::info!(device = %runtime.device(), runtime = runtime.build_info(), workers = options.workers(), "networks run here");
+    tracing::info!(device = %runtime.device(), runtime = runtime.build_info(), "networks run here");
     let model = Model::open(model)?;
     let calibration = calibration.given(&model.card.preprocessing)?;
     Ok(Engine::start(model, runtime, Arc::new(Metrics::new()?), options, calibration)?)

@@ -1,7 +1,7 @@
 //! Building a child: slice, recalibrate, export; and loading what was built.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -73,6 +73,8 @@ pub(super) struct Builder {
     pub(super) metrics: Arc<Metrics>,
     /// Threads that one recalibration computes on.
     pub(super) threads: usize,
+    /// Threads that one run of a built child computes on.
+    pub(super) run_threads: AtomicUsize,
     /// Images to recalibrate on instead of the model's own, and the size of their batches.
     calibration: Option<(CalibrationSet, usize)>,
     /// Whether a running recalibration is to end early.
@@ -91,7 +93,8 @@ impl Builder {
         calibration: Option<(CalibrationSet, usize)>,
     ) -> Self {
         let common = common_key(&model, &runtime, calibration.as_ref());
-        Self { model, runtime, store, metrics, threads, calibration, stop: AtomicBool::new(false), common }
+        let run_threads = AtomicUsize::new(1);
+        Self { model, runtime, store, metrics, threads, run_threads, calibration, stop: AtomicBool::new(false), common }
     }
 
     /// The key under which a built child is kept.

@@ -1,5 +1,6 @@
 //! A child in memory: sessions for as many workers as run it at once. Its graph stays on disk where it can.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::{BuildError, Builder, Built};
@@ -27,7 +28,7 @@ pub(super) struct LoadedChild {
 impl LoadedChild {
     /// Makes the first session of a built child.
     pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, profile: Profile) -> Result<Self, BuildError> {
-        let first = load(builder, &child, &built.onnx)?;
+        let first = load(builder, &child, &built.onnx, builder.run_threads.load(Ordering::Acquire))?;
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
         Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace: Pace::new(profile) })
@@ -51,21 +52,24 @@ impl LoadedChild {
         held + workers as u64 * (self.graph_bytes + SESSION_BYTES)
     }
 
-    fn session(&self, builder: &Builder) -> Result<Network, BuildError> {
-        load(builder, &self.child, &self.graph(builder)?)
+    fn session(&self, builder: &Builder, threads: usize) -> Result<Network, BuildError> {
+        load(builder, &self.child, &self.graph(builder)?, threads)
     }
 
-    /// Its times on this device, on a session that no request shares.
-    pub(super) fn measure(&self, builder: &Builder) -> Result<Profile, ClassifyError> {
-        Profile::measure(&mut self.session(builder)?).map_err(failed)
+    /// Its times on this device with so many threads a run, on a session that no request shares.
+    pub(super) fn measure(&self, builder: &Builder, threads: usize) -> Result<Profile, ClassifyError> {
+        Profile::measure(&mut self.session(builder, threads)?).map_err(failed)
     }
 
     /// Logits of every patch, one row of `[classes]` each.
     ///
     /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
     pub(super) fn run(&self, builder: &Builder, patches: &[&Patch], stop: &Stop) -> Result<Vec<Vec<f32>>, ClassifyError> {
+        let threads = builder.run_threads.load(Ordering::Acquire);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut network = idle.map_or_else(|| self.session(builder), Ok)?;
+        // A session from before the cores were divided otherwise is dropped.
+        let idle = idle.filter(|network| network.threads() == threads);
+        let mut network = idle.map_or_else(|| self.session(builder, threads), Ok)?;
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
         let batch = builder.runtime.device().batch_size(patches.len());
@@ -90,8 +94,8 @@ impl LoadedChild {
     }
 }
 
-fn load(builder: &Builder, child: &Child, graph: &[u8]) -> Result<Network, BuildError> {
-    let network = Network::load(&builder.runtime, graph, &format!("child {}", child.id()), 1);
+fn load(builder: &Builder, child: &Child, graph: &[u8], threads: usize) -> Result<Network, BuildError> {
+    let network = Network::load(&builder.runtime, graph, &format!("child {}", child.id()), threads);
     network.map_err(|source| BuildError::Load { child: child.id(), source: Arc::new(source) })
 }
 

@@ -7,6 +7,7 @@ mod build;
 mod classify;
 mod client;
 mod fault;
+mod layout;
 mod loaded;
 mod loading;
 mod options;
@@ -33,8 +34,10 @@ pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError
 
 use build::Builder;
 use fault::Fault;
+use layout::Layout;
 use loaded::LoadedChild;
 use loading::Loading;
+use options::cores;
 use picture::Decoder;
 use pool::{Pool, Resources};
 use registry::{Known, Registry};
@@ -73,10 +76,11 @@ struct Inner {
     registry: Registry,
     cache: MemoryCache<ChildId, LoadedChild>,
     loading: Loading,
-    latencies: LatencyTable,
+    /// Measured times by threads of a run, fewest first: one thread, and others that a run may have.
+    tables: Vec<(usize, LatencyTable)>,
     metrics: Arc<Metrics>,
     options: EngineOptions,
-    /// Where networks run; one thread each.
+    /// Where networks run.
     pool: Pool,
     /// Where children are built, one after another.
     builders: Workers,
@@ -120,18 +124,24 @@ impl Engine {
         };
         let (build_threads, limit) = (options.build_threads(), Duration::from_millis(options.queue_limit_ms));
         let registry = Registry::open(&model, &directory.join("added"), options.max_added_children);
-        let latencies = LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1);
+        let layout = options.layout();
+        let mut threads = layout.map_or_else(|| Layout::candidates(cores()), |layout| vec![1, layout.threads]);
+        threads.dedup();
+        let table = |threads| LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, threads);
+        let tables = threads.into_iter().map(|threads| (threads, table(threads))).collect();
+        let layout = layout.unwrap_or(Layout::of(1, cores()));
         let builder = Arc::new(Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), build_threads, calibration));
         let decoder = Decoder::new(DecodeLimits { max_pixels: options.max_pixels }, builder.model.card.preprocessing.clone());
         let fault = options.inject_panic_every_ms.map(|every_ms| Fault::new(Duration::from_millis(every_ms)));
         let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };
-        let pool = Pool::start(options.workers(), limit, options.queue_limit_images, resources);
+        builder.run_threads.store(layout.threads, Ordering::Release);
+        let pool = Pool::start(layout.runs, limit, options.queue_limit_images, resources);
         let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
         let inner = Inner {
             registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
             loading: Loading::default(),
-            latencies,
+            tables,
             pool: pool.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,
             builder,
@@ -142,6 +152,8 @@ impl Engine {
         };
         let inner = Arc::new(inner);
         let engine = Self { _handles: Arc::new(Handles(Arc::clone(&inner))), inner };
+        engine.inner.metrics.workers.set(layout.runs as i64);
+        engine.inner.divide_cores();
         engine.start_warm_up().map_err(StartError::Thread)?;
         Ok(engine)
     }
@@ -174,7 +186,13 @@ impl Engine {
     pub fn device(&self) -> DeviceInfo {
         let runtime = &self.inner.builder.runtime;
         let (provider, device) = (runtime.device().provider.to_string(), runtime.device().to_string());
-        DeviceInfo { provider, device, runtime: runtime.build_info().to_owned(), workers: self.inner.options.workers() }
+        DeviceInfo {
+            provider,
+            device,
+            runtime: runtime.build_info().to_owned(),
+            workers: self.inner.pool.runs(),
+            threads_per_run: self.inner.builder.run_threads.load(Ordering::Acquire),
+        }
     }
 
     /// Whether every latency that can be measured at start has been.
@@ -269,7 +287,7 @@ impl Engine {
     }
 
     fn status(&self, known: Known) -> ChildStatus {
-        let latency_ms = self.inner.latencies.get(known.child.id());
+        let latency_ms = self.inner.tables[0].1.get(known.child.id());
         ChildStatus {
             child: known.child,
             cost: known.cost,
@@ -293,6 +311,12 @@ impl Engine {
 }
 
 impl Inner {
+    /// The times of children whose runs have so many threads.
+    fn table(&self, threads: usize) -> &LatencyTable {
+        let found = self.tables.iter().find(|(of, _)| *of == threads);
+        &found.unwrap_or(&self.tables[0]).1
+    }
+
     fn stop(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         self.draining.store(true, Ordering::Release);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::layout::Layout;
 use crate::runtime::{Device, Precision, Provider};
 
 /// Runs that an accelerator gets at once, if nothing is said: one computes while others are decoded and copied.
@@ -33,9 +34,13 @@ pub struct EngineOptions {
     /// Bytes of built children on disk; the least recently used are deleted beyond that
     #[arg(long, env = "BIGNAS_DISK_LIMIT_BYTES", value_name = "BYTES", default_value_t = 4 << 30)]
     pub disk_limit_bytes: u64,
-    /// Threads that run networks, one run each; as many as cores, if not given, and at most 4 with an accelerator
-    #[arg(long, env = "BIGNAS_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Runs side by side; if not given, as many as there are cores for, and at most 4 with an accelerator
+    #[arg(long, env = "BIGNAS_WORKERS", value_name = "RUNS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// Threads of one run; if not given, those with which all cores classify the most images a second, which is measured at the first
+    /// start
+    #[arg(long, env = "BIGNAS_THREADS_PER_RUN", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads_per_run: Option<u16>,
     /// Pixels of one image at most
     #[arg(long, env = "BIGNAS_MAX_PIXELS", value_name = "PIXELS", default_value_t = 32 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pixels: u64,
@@ -88,11 +93,15 @@ impl EngineOptions {
         Ok(Device { provider: self.device, id: self.device_id, precision, engine_cache })
     }
 
-    /// Threads that run networks.
-    #[must_use]
-    pub fn workers(&self) -> usize {
-        let by_default = || if self.device == Provider::Cpu { cores() } else { cores().min(ACCELERATOR_RUNS) };
-        self.workers.map_or_else(by_default, usize::from)
+    /// How the cores are divided among runs, where that is not left to a measurement.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        let threads = self.threads_per_run.map(usize::from);
+        match (self.workers, threads) {
+            (Some(runs), threads) => Some(Layout { runs: usize::from(runs), threads: threads.unwrap_or(1) }),
+            (None, Some(threads)) => Some(Layout::of(threads, cores())),
+            (None, None) if self.device != Provider::Cpu => Some(Layout { runs: cores().min(ACCELERATOR_RUNS), threads: 1 }),
+            (None, None) => None,
+        }
     }
 
     /// Threads that one recalibration computes on.
@@ -111,7 +120,7 @@ pub struct DeviceError {
 }
 
 /// Cores that this process may use, as its container sees them.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

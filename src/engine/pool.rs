@@ -78,13 +78,15 @@ struct State {
     queue: Queue<Choice, Ask>,
     /// For each worker that runs something, when it is predicted to end.
     ends: Vec<Option<Instant>>,
+    /// Workers that may run something; those behind them wait.
+    runs: usize,
     stopped: bool,
 }
 
 impl Pool {
     /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
     pub(super) fn start(workers: usize, limit: Duration, limit_images: usize, resources: Resources) -> std::io::Result<Self> {
-        let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], stopped: false };
+        let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], runs: workers, stopped: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), resources, limit_images });
         let mut pool = Self { shared, threads: Vec::new() };
         for index in 0..workers {
@@ -92,6 +94,21 @@ impl Pool {
             pool.threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || work(&shared, index))?);
         }
         Ok(pool)
+    }
+
+    /// Workers that may run something.
+    pub(super) fn runs(&self) -> usize {
+        self.shared.lock().runs
+    }
+
+    /// Lets so many workers run something from now on, at most as many as there are.
+    pub(super) fn set_runs(&self, runs: usize) {
+        let mut state = self.shared.lock();
+        state.runs = runs.clamp(1, state.ends.len().max(1));
+        let runs = state.runs;
+        state.queue.set_workers(runs);
+        drop(state);
+        self.shared.arrived.notify_all();
     }
 
     /// What decodes on the workers.
@@ -105,7 +122,7 @@ impl Pool {
         let mut state = self.shared.lock();
         let waiting = state.queue.images();
         if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
-            let until_free = state.busy(now, None).left / u32::try_from(state.ends.len()).unwrap_or(1).max(1);
+            let until_free = state.busy(now, None).left / u32::try_from(state.runs).unwrap_or(1).max(1);
             return Err(Refused::Full(request.payload, until_free));
         }
         let busy = state.busy(now, None);
@@ -147,7 +164,7 @@ impl State {
     /// What the workers do, as `asking` sees it.
     fn busy(&self, now: Instant, asking: Option<usize>) -> Busy {
         let left = self.ends.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
-        let idle = self.ends.iter().enumerate().filter(|(worker, end)| end.is_none() && Some(*worker) != asking).count();
+        let idle = self.ends.iter().take(self.runs).enumerate().filter(|(worker, end)| end.is_none() && Some(*worker) != asking).count();
         Busy { left, idle }
     }
 }
@@ -165,6 +182,10 @@ impl Shared {
         loop {
             if state.stopped {
                 return None;
+            }
+            if worker >= state.runs {
+                state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
             let now = Instant::now();
             let busy = state.busy(now, Some(worker));

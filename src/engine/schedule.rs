@@ -97,6 +97,11 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         Self { waiting: BTreeMap::new(), arrivals: 0, images: 0, workers: workers.max(1), limit }
     }
 
+    /// Counts on so many workers from now on.
+    pub(super) fn set_workers(&mut self, workers: usize) {
+        self.workers = workers.max(1);
+    }
+
     /// Images that wait.
     pub(super) fn images(&self) -> usize {
         self.images

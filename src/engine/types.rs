@@ -75,8 +75,10 @@ pub struct DeviceInfo {
     pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
-    /// Networks that run side by side, on one thread each.
+    /// Networks that run side by side.
     pub workers: usize,
+    /// Threads that each of them runs on.
+    pub threads_per_run: usize,
 }
 
 /// Who may answer a classification, and until when.

@@ -118,7 +118,6 @@ fn start_metrics(engine: &Engine) {
     layers::STATUS_CLASSES.iter().for_each(|class| drop(metrics.http_requests.with_label_values(&[CLASSIFY, class])));
     drop(metrics.http_request_seconds.with_label_values(&[CLASSIFY]));
     metrics.execution_provider.with_label_values(&[&device.provider]).set(1);
-    metrics.workers.set(device.workers as i64);
 }
 
 /// The router with all routes and layers.

@@ -42,13 +42,17 @@ pub struct Device {
     pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
-    /// Networks that run side by side, on one thread each.
+    /// Networks that run side by side.
     #[schema(example = 2)]
     pub workers: usize,
+    /// Threads that each of them runs on.
+    #[schema(example = 1)]
+    pub threads_per_run: usize,
 }
 
 impl From<DeviceInfo> for Device {
     fn from(device: DeviceInfo) -> Self {
-        Self { provider: device.provider, device: device.device, runtime: device.runtime, workers: device.workers }
+        let DeviceInfo { provider, device, runtime, workers, threads_per_run } = device;
+        Self { provider, device, runtime, workers, threads_per_run }
     }
 }
