@@ -42,6 +42,8 @@ pub struct Metrics {
     pub build_seconds: HistogramVec,
     /// Bytes of built children on disk.
     pub disk_bytes: IntGauge,
+    /// Models replaced under traffic, by outcome: `ok` or `error`.
+    pub model_reloads: IntCounterVec,
     /// Panics caught, anywhere.
     pub panics: IntCounter,
     /// Requests answered, by route and class of status; `aborted` where the client left before.
@@ -115,6 +117,7 @@ impl Metrics {
                 buckets(1e-3, 16)?,
             )?,
             disk_bytes: gauge(r, "child_disk_bytes", "Bytes of built children on disk.")?,
+            model_reloads: counters(r, "model_reloads_total", "Models replaced under traffic.", "outcome", &["ok", "error"])?,
             panics: counter(r, "panics_total", "Panics caught.")?,
             http_requests: register(
                 r,

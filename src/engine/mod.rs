@@ -201,6 +201,13 @@ impl Engine {
         self.inner.ready.load(Ordering::Acquire)
     }
 
+    /// A child of the family that the warm-up could not measure; none where it did not try.
+    #[must_use]
+    pub fn unmeasured(&self) -> Option<ChildId> {
+        let family = self.inner.registry.all().into_iter().filter(|known| !known.added && self.inner.options.warm_up);
+        family.map(|known| known.child.id()).find(|&id| !self.inner.measured(id))
+    }
+
     /// Refuses new work from now on; what was accepted is finished.
     pub fn drain(&self) {
         self.inner.draining.store(true, Ordering::Release);

@@ -23,6 +23,7 @@ mod listen;
 mod model;
 mod playground;
 mod predictions;
+mod reload;
 mod request;
 mod settings;
 mod stall;
@@ -41,6 +42,7 @@ use utoipa_axum::routes;
 
 pub use error::{ApiError, Code};
 pub use listen::{BindError, announcement, bind, listen};
+pub use reload::{Opener, Server};
 pub use settings::{AdminKey, AdminKeyError, ServeOptions};
 pub use wire::{
     Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
@@ -60,14 +62,14 @@ const CLASSIFY: &str = "/classify";
 pub struct AppState(Arc<Shared>);
 
 /// See [`AppState`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shared {
     engine: Engine,
     access: Access,
     body_limits: BodyLimits,
     top_k: usize,
     timeout: std::time::Duration,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     openapi: Bytes,
     /// Where onnxruntime-web lies, if it is there.
     onnxruntime_web: Option<PathBuf>,
@@ -91,12 +93,24 @@ impl AppState {
             body_limits: options.body_limits(),
             top_k: usize::try_from(options.top_k).unwrap_or(usize::MAX),
             timeout: options.timeout(),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             // A description made of strings always serialises.
             openapi: openapi().to_pretty_json().unwrap_or_default().into(),
             onnxruntime_web: options.onnxruntime_web.clone(),
             engine,
         }))
+    }
+
+    /// What answers.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The same server with another engine.
+    fn with(&self, engine: Engine) -> Self {
+        start_metrics(&engine);
+        Self(Arc::new(Shared { engine, ..Shared::clone(&self.0) }))
     }
 
     /// Says on `/readyz` that the server is going down; everything else goes on.
@@ -121,17 +135,17 @@ fn start_metrics(engine: &Engine) {
 }
 
 /// The router with all routes and layers.
-pub fn app(state: AppState) -> Router {
-    let (router, _) = api().split_for_parts();
-    let metrics = Arc::clone(state.engine.metrics());
-    let timeout = state.timeout;
+pub fn app(server: impl Into<Server>) -> Router {
+    let (server, (router, _)) = (server.into(), api().split_for_parts());
+    let state = server.state();
+    let (metrics, timeout) = (Arc::clone(state.engine.metrics()), state.timeout);
     let router = router
         .merge(docs::pages())
         .merge(playground::pages())
         .merge(browser_runtime::files())
         .fallback(layers::unknown_route)
         .method_not_allowed_fallback(layers::method_not_allowed)
-        .with_state(state);
+        .with_state(server);
     layers::apply(router, metrics, timeout)
 }
 
@@ -142,7 +156,7 @@ pub fn openapi() -> OpenApi {
 }
 
 /// Every route with its description.
-fn api() -> OpenApiRouter<AppState> {
+fn api() -> OpenApiRouter<Server> {
     OpenApiRouter::with_openapi(docs::base())
         .routes(routes!(classify::classify))
         .routes(routes!(children::list, children::add))
@@ -150,6 +164,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(children::onnx))
         .routes(routes!(model::show))
         .routes(routes!(model::example))
+        .routes(routes!(reload::reload))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

@@ -11,5 +11,6 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod prometheus;
+mod reload;
 mod shipped_model;
 mod table_one;

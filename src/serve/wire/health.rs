@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::DeviceInfo;
+use crate::engine::{DeviceInfo, Engine};
 
 /// Whether the process lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,6 +29,19 @@ pub struct Readiness {
     pub children: usize,
     /// What networks run on.
     pub device: Device,
+}
+
+impl Readiness {
+    pub(in crate::serve) fn of(engine: &Engine) -> Self {
+        let card = engine.card();
+        Self {
+            status: "ready",
+            model: card.name.clone(),
+            weights_sha256: card.weights_sha256.clone(),
+            children: engine.children().len(),
+            device: engine.device().into(),
+        }
+    }
 }
 
 /// What networks run on.
