@@ -25,11 +25,11 @@ onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export B
 	else echo "the playground will not run children in the browser" >&2; fi &&
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build build-train test test-all test-fetch test-rust test-serving test-onnx test-browser screenshots lint \
-	openapi bench bench-train fetch data train search clean
+.PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx test-kubernetes test-browser \
+	screenshots lint openapi bench bench-load bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
 	@$(onnxruntime) $(onnxruntime_web_if_possible) cargo build --release --locked && \
@@ -43,8 +43,12 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-all: test test-browser ## The same, then the tests that take long
-	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored
+test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA and TensorRT)
+	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
+	cargo test --locked --test gpu -- --include-ignored --test-threads 1
+
+test-all: test test-kubernetes test-browser ## The same, then the tests that take long (one needs Debian's package prometheus)
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
 
 test-fetch: ## Test the fetch script, offline
 	$(PYTHON) -B scripts/test_fetch.py
@@ -65,6 +69,9 @@ test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runti
 	cargo build --locked
 	@$(onnxruntime) $(PYTHON) -B scripts/check_onnx.py $(TARGET)/debug/bignas
 
+test-kubernetes: ## Check docker/kubernetes against the published schemas, and against the program
+	$(PYTHON) -B scripts/check_kubernetes.py
+
 test-browser: ## Click through the playground in a headless Chromium (Debian packages, installed where root may)
 	scripts/install_browser.sh
 	cargo build --locked
@@ -75,8 +82,9 @@ screenshots: build ## Write the playground's screenshots in docs/, from the bina
 	@$(onnxruntime) $(onnxruntime_web) $(axe_core) BIGNAS_SCREENSHOTS=docs \
 	$(PYTHON) -B tests/playground $(TARGET)/release/bignas test_page.Playground.test_axe_finds_nothing_and_the_screenshots_are_taken
 
-lint: ## Formatting, clippy and rustdoc, with warnings as errors
+lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check
+	$(PYTHON) -B docker/grafana/dashboard.py --check
 	@$(libtorch) cargo clippy --all-targets --all-features --locked -- -D warnings
 	@$(libtorch) RUSTDOCFLAGS="-D warnings" cargo doc --all-features --no-deps --locked
 
@@ -87,6 +95,13 @@ openapi: ## Write openapi/openapi.json from the code
 
 bench: build ## Run the benchmarks
 	@$(onnxruntime) cargo bench --locked && $(PYTHON) -B bench/imagenet_memory.py $(TARGET)/release/bignas
+
+bench-serving: build ## Compare serving with FastAPI, LitServe, BentoML and MLServer (docs/performance.md)
+	cargo build --release --locked --example in_process
+	@$(onnxruntime) $(PYTHON) -B bench/serving.py $(TARGET)/release/bignas $(TARGET)/release/examples/in_process
+
+bench-load: build ## Measure serving under load: queueing, overload, bursts, builds, memory, panics, soak (PHOTO=FILE)
+	@$(onnxruntime) $(PYTHON) -B bench/under_load.py $(TARGET)/release/bignas --photo "$(PHOTO)" --output runs/load
 
 bench-train: build-train ## Compare training with eager PyTorch (PYTORCH=an interpreter with torch 2.13.0)
 	@$(PYTHON) -B bench/training.py $(TRAIN_BIN) "$(PYTORCH)"

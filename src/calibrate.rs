@@ -142,7 +142,7 @@ impl Job<'_> {
     fn run_every(&self, first: usize, step: usize, batch_count: usize) -> Result<Vec<Outputs>, CalibrateError> {
         let what = format!("the calibration of child {}", self.child);
         let Calibrator { runtime, images, batches: Batches { size }, stop, .. } = *self.calibrator;
-        let mut network = Network::load_for_few_runs(runtime, self.graph, &what, 1)?;
+        let mut network = Network::load_for_few_runs(&runtime.on_cpu(), self.graph, &what, 1)?;
         let mut input = vec![0.0; size * network.input_shape().iter().product::<usize>()];
         let run = |batch| {
             if stop.is_some_and(|stop| stop.load(Ordering::Acquire)) {

@@ -6,7 +6,8 @@ use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    exponential_buckets, linear_buckets,
 };
 
 /// All metrics of a server.
@@ -41,6 +42,8 @@ pub struct Metrics {
     pub build_seconds: HistogramVec,
     /// Bytes of built children on disk.
     pub disk_bytes: IntGauge,
+    /// Models replaced under traffic, by outcome: `ok` or `error`.
+    pub model_reloads: IntCounterVec,
     /// Panics caught, anywhere.
     pub panics: IntCounter,
     /// Requests answered, by route and class of status; `aborted` where the client left before.
@@ -57,6 +60,14 @@ pub struct Metrics {
     pub child_requests: IntCounterVec,
     /// Classifications by whether their budget could be met, `true` or `false`.
     pub budget_met: IntCounterVec,
+    /// Accuracy of the children that answered, where it is known; one observation a classification.
+    pub served_accuracy: Histogram,
+    /// Multiply-adds an image of the children that answered, in millions; one observation a classification.
+    pub served_mflops: Histogram,
+    /// What networks run on: 1 at the execution provider in use.
+    pub execution_provider: IntGaugeVec,
+    /// Networks that run side by side.
+    pub workers: IntGauge,
 }
 
 /// Phases of a request that answers with a classification.
@@ -78,15 +89,13 @@ impl Metrics {
             shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &["deadline", "queue"])?,
             degraded: counter(r, "degraded_total", "Requests answered by a smaller child than an idle server would have taken.")?,
             // A quarter to four, by steps of a tenth.
-            prediction_ratio: register(
+            prediction_ratio: single(
                 r,
-                Histogram::with_opts(histogram(
-                    "prediction_ratio",
-                    "Predicted time of a run over what it took.",
-                    exponential_buckets(0.25, 1.1, 30)?,
-                ))?,
+                "prediction_ratio",
+                "Predicted time of a run over what it took.",
+                exponential_buckets(0.25, 1.1, 30)?,
             )?,
-            batch_size: register(r, Histogram::with_opts(histogram("batch_size", "Images in one run.", buckets(1.0, 8)?))?)?,
+            batch_size: single(r, "batch_size", "Images in one run.", buckets(1.0, 8)?)?,
             child_source: counters(
                 r,
                 "child_source_total",
@@ -108,6 +117,7 @@ impl Metrics {
                 buckets(1e-3, 16)?,
             )?,
             disk_bytes: gauge(r, "child_disk_bytes", "Bytes of built children on disk.")?,
+            model_reloads: counters(r, "model_reloads_total", "Models replaced under traffic.", "outcome", &["ok", "error"])?,
             panics: counter(r, "panics_total", "Panics caught.")?,
             http_requests: register(
                 r,
@@ -125,6 +135,20 @@ impl Metrics {
                 "met",
                 &["true", "false"],
             )?,
+            // Half to all by steps of a fortieth, where families lie; what is below still counts in the mean.
+            served_accuracy: single(
+                r,
+                "served_accuracy",
+                "Accuracy of the children that answered, where it is known.",
+                linear_buckets(0.5, 0.025, 20)?,
+            )?,
+            // A quarter of a million to two billion: from the smallest shipped child to beyond the biggest of Table 1.
+            served_mflops: single(r, "served_mflops", "Millions of multiply-adds of the children that answered.", buckets(0.25, 14)?)?,
+            execution_provider: register(
+                r,
+                IntGaugeVec::new(Opts::new("execution_provider_info", "What networks run on."), &["provider"])?,
+            )?,
+            workers: gauge(r, "workers", "Networks that run side by side.")?,
             registry,
         };
         Ok(metrics)
@@ -161,6 +185,10 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntG
 
 fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
     register(registry, IntCounter::new(name, help)?)
+}
+
+fn single(registry: &Registry, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
+    register(registry, Histogram::with_opts(histogram(name, help, buckets))?)
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> prometheus::Result<IntCounterVec> {

@@ -20,6 +20,19 @@ fn a_reader_that_goes_away_is_no_crash() {
     }
 }
 
+/// The pinned ONNX Runtime has the processor only: an accelerator that is asked for is an error at start, not a slow server.
+#[test]
+fn an_accelerator_that_does_not_work_is_said() {
+    for (device, flags) in [("cuda", &[][..]), ("tensorrt", &["--precision", "float32"])] {
+        let output = bignas(&["serve", "--port", "0", "--device", device]).args(flags).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(&format!("{device} does not work here")), "{said}");
+    }
+    let output = bignas(&["serve", "--port", "0", "--device", "cuda", "--precision", "float16"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--device cuda computes in float32 only"), "{said}");
+}
+
 /// There is no GPU where the tests run, or no libtorch that could use it.
 #[cfg(feature = "train")]
 #[test]
@@ -40,4 +53,24 @@ fn a_gpu_that_is_missing_is_said() {
         .expect("runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("libtorch sees no GPU"), "{said}");
+}
+
+/// `docs/operations.md` describes every flag of the server, and no other.
+#[test]
+fn every_flag_of_the_server_is_described() {
+    let output = bignas(&["serve", "--help"]).output().expect("runs");
+    let help = String::from_utf8(output.stdout).expect("text");
+    let flags = |text: &str| -> std::collections::BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        words.filter(|word| word.starts_with("--") && word.len() > 3).map(str::to_owned).collect()
+    };
+    let offered = flags(&help.lines().filter(|line| line.trim_start().starts_with('-')).collect::<Vec<_>>().join("\n"));
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).expect("the page");
+    let (_, settings) = page.split_once("## Settings").expect("a table of settings");
+    let described = flags(settings.split_once("## Replacing").expect("it ends").0);
+    let described = |flag: &String| described.contains(flag) || flag == "--help";
+    assert_eq!(offered.iter().filter(|flag| !described(flag)).collect::<Vec<_>>(), Vec::<&String>::new(), "not in docs/operations.md");
+    for flag in flags(settings.split_once("## Replacing").expect("it ends").0) {
+        assert!(offered.contains(&flag), "docs/operations.md has {flag}, the program has not");
+    }
 }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::files::write_atomically;
-use crate::load::{Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
+use crate::load::{self, Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
 use crate::plot::{Chart, Mark, Series};
 
 /// Arguments of `bignas bench`.
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Address of the server
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     url: String,
+    /// Route that images are posted to as they are; with another than `/classify`, any server can be measured
+    #[arg(long, default_value = "/classify", value_name = "PATH")]
+    path: String,
     /// Image files to send, in turn
     #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
     image: Vec<PathBuf>,
@@ -108,7 +111,8 @@ fn load(args: &Args) -> anyhow::Result<Load> {
     let sensible = args.arrivals == Arrival::Closed || (rate > 0.0 && rate.is_finite() && args.cv2 > 0.0 && args.cv2.is_finite());
     ensure!(sensible, "--rate {rate} and --cv2 {} must be above 0", args.cv2);
     let asks = args.ask.iter().map(with_deadline).collect();
-    Ok(Load { target: args.url.parse::<Target>()?, mode, images: images.collect::<anyhow::Result<_>>()?, asks, seed: args.seed })
+    let (target, path) = (args.url.parse::<Target>()?, args.path.parse::<load::Path>()?);
+    Ok(Load { target, path, mode, images: images.collect::<anyhow::Result<_>>()?, asks, seed: args.seed })
 }
 
 /// Drives the load window by window; what a window sends and is answered later counts in it.

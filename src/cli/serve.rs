@@ -13,7 +13,7 @@ use super::logging::{self, LogOptions};
 use crate::checkpoint::Model;
 use crate::engine::{Engine, EngineOptions};
 use crate::metrics::Metrics;
-use crate::serve::{AppState, ServeOptions, announcement, bind, listen};
+use crate::serve::{AppState, ServeOptions, Server, announcement, bind, listen};
 
 /// Arguments of `bignas serve`.
 #[derive(Debug, clap::Args)]
@@ -44,23 +44,28 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     // First, because a taken port is found in no time, and a model takes a while to read.
     let listener = bind(args.http.address()).await?;
     let address = listener.local_addr().context("cannot tell which port it is")?;
-    let directory = args.model.clone();
-    let engine = tokio::task::spawn_blocking(move || start_engine(&args.model, args.engine, &args.calibration)).await??;
-    let state = AppState::new(engine.clone(), &args.http);
+    let Args { model, http, engine: options, calibration, .. } = args;
+    let (directory, metrics) = (model.clone(), Arc::new(Metrics::new()?));
+    let open = move || start_engine(&model, options.clone(), &calibration, Arc::clone(&metrics));
+    let (open, engine) = tokio::task::spawn_blocking(move || open().map(|engine| (open, engine))).await??;
+    let said = announcement(&engine, &directory, address);
+    let server = Server::new(AppState::new(engine, &http), Arc::new(move || open().map_err(Into::into)));
     // Whoever started the server may not read what it prints.
-    let _ = writeln!(std::io::stdout(), "{}", announcement(&engine, &directory, address));
-    let served = listen(listener, state, &args.http).await.context("cannot wait for signals");
+    let _ = writeln!(std::io::stdout(), "{said}");
+    let served = listen(listener, server.clone(), &http).await.context("cannot wait for signals");
     // ONNX Runtime cleans up after itself when the process ends, and nothing may run in it then.
-    tokio::task::spawn_blocking(move || engine.stop(STOP_LIMIT)).await?;
+    tokio::task::spawn_blocking(move || server.state().engine().stop(STOP_LIMIT)).await?;
     served
 }
 
 /// How long to wait at the end for a child that is being built: a recalibration stops before its next batch.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationArgs) -> anyhow::Result<Engine> {
-    let runtime = load_runtime(options.onnxruntime.as_deref())?;
-    let model = Model::open(model)?;
+fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationArgs, metrics: Arc<Metrics>) -> anyhow::Result<Engine> {
+    let runtime = load_runtime(options.onnxruntime.as_deref())?.on(options.device()?)?;
+    tracing::info!(device = %runtime.device(), runtime = runtime.build_info(), "networks run here");
+    // Where a link is turned to another directory, what was opened stays what it was.
+    let model = Model::open(&model.canonicalize().unwrap_or_else(|_| model.to_owned()))?;
     let calibration = calibration.given(&model.card.preprocessing)?;
-    Ok(Engine::start(model, runtime, Arc::new(Metrics::new()?), options, calibration)?)
+    Ok(Engine::start(model, runtime, metrics, options, calibration)?)
 }

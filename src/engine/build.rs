@@ -1,7 +1,7 @@
 //! Building a child: slice, recalibrate, export; and loading what was built.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -73,6 +73,8 @@ pub(super) struct Builder {
     pub(super) metrics: Arc<Metrics>,
     /// Threads that one recalibration computes on.
     pub(super) threads: usize,
+    /// Threads that one run of a built child computes on.
+    pub(super) run_threads: AtomicUsize,
     /// Images to recalibrate on instead of the model's own, and the size of their batches.
     calibration: Option<(CalibrationSet, usize)>,
     /// Whether a running recalibration is to end early.
@@ -91,7 +93,8 @@ impl Builder {
         calibration: Option<(CalibrationSet, usize)>,
     ) -> Self {
         let common = common_key(&model, &runtime, calibration.as_ref());
-        Self { model, runtime, store, metrics, threads, calibration, stop: AtomicBool::new(false), common }
+        let run_threads = AtomicUsize::new(1);
+        Self { model, runtime, store, metrics, threads, run_threads, calibration, stop: AtomicBool::new(false), common }
     }
 
     /// The key under which a built child is kept.
@@ -105,7 +108,7 @@ impl Builder {
         if let Some((onnx, _)) = self.store.read(&key) {
             return Ok(Built { onnx: Arc::new(onnx), from_disk: true, on_disk: true });
         }
-        let result = self.build(child);
+        let result = in_background(|| self.build(child));
         self.metrics.builds.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         let (onnx, receipt) = result?;
         self.store.write(&key, &onnx, &receipt);
@@ -159,6 +162,24 @@ impl Builder {
     pub(super) fn record(&self, stage: &str, time: Duration) {
         self.metrics.build_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
+}
+
+/// How much a build steps back behind running networks, as `nice` counts: a tenth of the share of time that they get.
+const NICENESS: i32 = 10;
+
+/// Runs `work` on a thread of low priority, and waits for it.
+fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let outcome = std::thread::scope(|scope| {
+        let patient = scope.spawn(|| {
+            // Where the system does not let it step back, it works as everyone else does.
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::debug!(%error, "building at full priority");
+            }
+            work()
+        });
+        patient.join()
+    });
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Weights, space, labels, preprocessing, statistics and calibration through the model's card; calibration images given to the

@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use super::client::Presence;
+use super::picture::Picture;
 use super::pool::{Ask, Choice};
 use super::resolve;
 use super::schedule::{Refused, Waiting};
 use super::types::{Answer, Budget, ChildStatus, ClassifyError, Request, ResolveError, Source};
-use crate::image::Patch;
 use crate::space::ChildId;
 
 /// How long a request without a deadline may be predicted to wait before it is refused.
@@ -37,19 +37,21 @@ impl Engine {
         Ok(room)
     }
 
-    /// Logits of `patches` from one of the children that `request` allows; the best is loaded or built first where need be.
+    /// Logits of `pictures` from one of the children that `request` allows; the best is loaded or built first where need be.
     /// Dropping the future withdraws the request; a build that has begun goes on.
     ///
     /// # Errors
     /// [`ClassifyError`].
-    pub async fn classify(&self, request: impl Into<Request>, patches: Vec<Patch>) -> Result<Answer, ClassifyError> {
+    pub async fn classify<P: Into<Picture>>(&self, request: impl Into<Request>, pictures: Vec<P>) -> Result<Answer, ClassifyError> {
         let Request { children, deadline } = request.into();
+        let pictures: Vec<Picture> = pictures.into_iter().map(Into::into).collect();
+        self.inner.pool.decoder().check(&pictures)?;
         if self.inner.draining.load(Ordering::Acquire) {
             return Err(ClassifyError::ShuttingDown);
         }
         let answered = async {
             let choices = self.choices(&children, deadline.is_some()).await?;
-            self.answered(children[0], choices, deadline, patches).await
+            self.answered(children[0], choices, deadline, pictures).await
         };
         let answer = match deadline {
             None => answered.await,
@@ -89,14 +91,14 @@ impl Engine {
         best: ChildId,
         choices: Vec<Choice>,
         deadline: Option<Instant>,
-        patches: Vec<Patch>,
+        pictures: Vec<Picture>,
     ) -> Result<Answer, ClassifyError> {
         let accepted = Instant::now();
         let (reply, answer) = oneshot::channel();
-        let images = patches.len();
+        let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures));
         let present = Presence(Arc::default());
-        let payload = Ask { patches, best, accepted, reply, client: Arc::clone(&present.0) };
-        let request = Waiting { images, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
+        let payload = Ask { pictures, best, accepted, reply, client: Arc::clone(&present.0) };
+        let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
         match (self.inner.pool.submit(request), deadline) {
             (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
             (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),

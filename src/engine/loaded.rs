@@ -1,5 +1,6 @@
 //! A child in memory: sessions for as many workers as run it at once. Its graph stays on disk where it can.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::{BuildError, Builder, Built};
@@ -27,7 +28,7 @@ pub(super) struct LoadedChild {
 impl LoadedChild {
     /// Makes the first session of a built child.
     pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, profile: Profile) -> Result<Self, BuildError> {
-        let first = load(builder, &child, &built.onnx)?;
+        let first = load(builder, &child, &built.onnx, builder.run_threads.load(Ordering::Acquire))?;
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
         Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace: Pace::new(profile) })
@@ -51,37 +52,41 @@ impl LoadedChild {
         held + workers as u64 * (self.graph_bytes + SESSION_BYTES)
     }
 
-    fn session(&self, builder: &Builder) -> Result<Network, BuildError> {
-        load(builder, &self.child, &self.graph(builder)?)
+    fn session(&self, builder: &Builder, threads: usize) -> Result<Network, BuildError> {
+        load(builder, &self.child, &self.graph(builder)?, threads)
     }
 
-    /// Its times on this device, on a session that no request shares.
-    pub(super) fn measure(&self, builder: &Builder) -> Result<Profile, ClassifyError> {
-        Profile::measure(&mut self.session(builder)?).map_err(failed)
+    /// Its times on this device with so many threads a run, on a session that no request shares.
+    pub(super) fn measure(&self, builder: &Builder, threads: usize) -> Result<Profile, ClassifyError> {
+        Profile::measure(&mut self.session(builder, threads)?).map_err(failed)
     }
 
     /// Logits of every patch, one row of `[classes]` each.
     ///
     /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
     pub(super) fn run(&self, builder: &Builder, patches: &[&Patch], stop: &Stop) -> Result<Vec<Vec<f32>>, ClassifyError> {
+        let threads = builder.run_threads.load(Ordering::Acquire);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut network = idle.map_or_else(|| self.session(builder), Ok)?;
+        // A session from before the cores were divided otherwise is dropped.
+        let idle = idle.filter(|network| network.threads() == threads);
+        let mut network = idle.map_or_else(|| self.session(builder, threads), Ok)?;
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
-        let mut input = vec![0.0; patches.len() * per_image];
+        let batch = builder.runtime.device().batch_size(patches.len());
+        let mut input = vec![0.0; batch * per_image];
         for (patch, out) in patches.iter().zip(input.chunks_exact_mut(per_image)) {
             patch.write_input(resolution as u32, &builder.model.card.preprocessing, out).map_err(|error| {
                 let what = format!("child {} ({error})", self.child.id());
                 failed(RuntimeError::Input { what, values: patch.data.len(), count: 1, per_image })
             })?;
         }
-        let logits = network.run_until(&input, patches.len(), stop);
+        let logits = network.run_until(&input, batch, stop);
         if logits.is_ok() || stop.asked() {
             self.give_back(network);
         }
         let logits = logits.map_err(failed)?;
-        let classes = logits.len() / patches.len().max(1);
-        Ok(logits.chunks_exact(classes.max(1)).map(<[f32]>::to_vec).collect())
+        let classes = logits.len() / batch;
+        Ok(logits.chunks_exact(classes.max(1)).take(patches.len()).map(<[f32]>::to_vec).collect())
     }
 
     fn give_back(&self, network: Network) {
@@ -89,8 +94,8 @@ impl LoadedChild {
     }
 }
 
-fn load(builder: &Builder, child: &Child, graph: &[u8]) -> Result<Network, BuildError> {
-    let network = Network::load(&builder.runtime, graph, &format!("child {}", child.id()), 1);
+fn load(builder: &Builder, child: &Child, graph: &[u8], threads: usize) -> Result<Network, BuildError> {
+    let network = Network::load(&builder.runtime, graph, &format!("child {}", child.id()), threads);
     network.map_err(|source| BuildError::Load { child: child.id(), source: Arc::new(source) })
 }
 

@@ -1,6 +1,7 @@
 //! Getting a child into memory, once however many ask for it at the same time.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -45,7 +46,6 @@ impl Drop for Registered {
 impl Engine {
     /// The child `id` in memory, loaded or built first where need be.
     pub(super) async fn load(&self, id: ChildId) -> Result<(Arc<LoadedChild>, Source), ClassifyError> {
-        use std::sync::atomic::Ordering;
         if self.inner.draining.load(Ordering::Acquire) {
             return Err(ClassifyError::ShuttingDown);
         }
@@ -96,7 +96,7 @@ impl Engine {
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
             return_freed_memory();
-            if inner.latencies.get(id).is_none() {
+            if !inner.measured(id) {
                 inner.measure_now(id);
                 return_freed_memory();
             }
@@ -108,14 +108,14 @@ impl Engine {
 
     /// Waits until the latency of a loaded child is known.
     pub(super) async fn measure(&self, id: ChildId) -> Result<(), BuildError> {
-        if self.inner.latencies.get(id).is_some() {
+        if self.inner.measured(id) {
             return Ok(());
         }
         let (sender, done) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
         // The load's own measurement comes before this job in the queue.
         let job = Box::new(move || {
-            if inner.latencies.get(id).is_none() {
+            if !inner.measured(id) {
                 inner.measure_now(id);
             }
             let _ = sender.send(());
@@ -138,7 +138,7 @@ impl Inner {
         let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, self.profile(child));
         self.builder.record("load", begin.elapsed());
         let loaded = Arc::new(loaded?);
-        let bytes = loaded.bytes(self.options.workers());
+        let bytes = loaded.bytes(self.pool.runs());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
         self.metrics.cache_evictions.inc_by(dropped as u64);
         self.record_usage();
@@ -152,20 +152,29 @@ impl Inner {
             let macs = Plan::new(&card.space, child, card.labels.len()).cost().macs;
             Profile::of_one_image(macs.millions() / MMACS_PER_MS)
         };
-        self.latencies.profile(child.id()).unwrap_or_else(guess)
+        self.table(self.builder.run_threads.load(Ordering::Acquire)).profile(child.id()).unwrap_or_else(guess)
     }
 
-    /// Measures the latency of a child in memory; one that was dropped meanwhile stays unmeasured.
+    /// Whether a child's times are known for every number of threads that a run may have.
+    pub(super) fn measured(&self, id: ChildId) -> bool {
+        self.tables.iter().all(|(_, table)| table.get(id).is_some())
+    }
+
+    /// Measures what is not known of the times of a child in memory; one that was dropped meanwhile stays unmeasured.
     pub(super) fn measure_now(&self, id: ChildId) {
         let Some(loaded) = self.cache.get(id) else { return };
-        match loaded.measure(&self.builder) {
-            Ok(profile) => {
-                loaded.pace.set(profile.clone());
-                if let Err(error) = self.latencies.insert(id, profile) {
-                    tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");
+        for (threads, table) in self.tables.iter().filter(|(_, table)| table.get(id).is_none()) {
+            match loaded.measure(&self.builder, *threads) {
+                Ok(profile) => {
+                    if *threads == self.builder.run_threads.load(Ordering::Acquire) {
+                        loaded.pace.set(profile.clone());
+                    }
+                    if let Err(error) = table.insert(id, profile) {
+                        tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");
+                    }
                 }
+                Err(error) => tracing::warn!(child = %id, %error, "a latency could not be measured"),
             }
-            Err(error) => tracing::warn!(child = %id, %error, "a latency could not be measured"),
         }
     }
 }

@@ -6,10 +6,13 @@
 mod build;
 mod classify;
 mod client;
+mod fault;
+mod layout;
 mod loaded;
 mod loading;
 mod options;
 mod pace;
+mod picture;
 mod pool;
 mod registry;
 mod resolve;
@@ -25,18 +28,24 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use build::BuildError;
-pub use options::EngineOptions;
+pub use options::{DeviceError, EngineOptions};
+pub use picture::{Picture, PictureError};
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
 use build::Builder;
+use fault::Fault;
+use layout::Layout;
 use loaded::LoadedChild;
 use loading::Loading;
-use pool::Pool;
+use options::cores;
+use picture::Decoder;
+use pool::{Pool, Resources};
 use registry::{Known, Registry};
 use store::Store;
 
 use crate::checkpoint::{Example, Model, ModelCard};
 use crate::data::CalibrationSet;
+use crate::image::DecodeLimits;
 use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
 use crate::space::{ChildId, Choices};
@@ -67,10 +76,11 @@ struct Inner {
     registry: Registry,
     cache: MemoryCache<ChildId, LoadedChild>,
     loading: Loading,
-    latencies: LatencyTable,
+    /// Measured times by threads of a run, fewest first: one thread, and others that a run may have.
+    tables: Vec<(usize, LatencyTable)>,
     metrics: Arc<Metrics>,
     options: EngineOptions,
-    /// Where networks run; one thread each.
+    /// Where networks run.
     pool: Pool,
     /// Where children are built, one after another.
     builders: Workers,
@@ -114,15 +124,24 @@ impl Engine {
         };
         let (build_threads, limit) = (options.build_threads(), Duration::from_millis(options.queue_limit_ms));
         let registry = Registry::open(&model, &directory.join("added"), options.max_added_children);
-        let latencies = LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, 1);
+        let layout = options.layout();
+        let mut threads = layout.map_or_else(|| Layout::candidates(cores()), |layout| vec![1, layout.threads]);
+        threads.dedup();
+        let table = |threads| LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, threads);
+        let tables = threads.into_iter().map(|threads| (threads, table(threads))).collect();
+        let layout = layout.unwrap_or(Layout::of(1, cores()));
         let builder = Arc::new(Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), build_threads, calibration));
-        let pool = Pool::start(options.workers(), limit, options.queue_limit_images, Arc::clone(&builder), Arc::clone(&metrics));
+        let decoder = Decoder::new(DecodeLimits { max_pixels: options.max_pixels }, builder.model.card.preprocessing.clone());
+        let fault = options.inject_panic_every_ms.map(|every_ms| Fault::new(Duration::from_millis(every_ms)));
+        let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };
+        builder.run_threads.store(layout.threads, Ordering::Release);
+        let pool = Pool::start(layout.runs, limit, options.queue_limit_images, resources);
         let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
         let inner = Inner {
             registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
             loading: Loading::default(),
-            latencies,
+            tables,
             pool: pool.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,
             builder,
@@ -133,6 +152,8 @@ impl Engine {
         };
         let inner = Arc::new(inner);
         let engine = Self { _handles: Arc::new(Handles(Arc::clone(&inner))), inner };
+        engine.inner.metrics.workers.set(layout.runs as i64);
+        engine.inner.divide_cores();
         engine.start_warm_up().map_err(StartError::Thread)?;
         Ok(engine)
     }
@@ -163,14 +184,28 @@ impl Engine {
     /// What networks run on.
     #[must_use]
     pub fn device(&self) -> DeviceInfo {
-        let runtime = self.inner.builder.runtime.build_info().to_owned();
-        DeviceInfo { provider: "cpu".to_owned(), runtime, workers: self.inner.options.workers() }
+        let runtime = &self.inner.builder.runtime;
+        let (provider, device) = (runtime.device().provider.to_string(), runtime.device().to_string());
+        DeviceInfo {
+            provider,
+            device,
+            runtime: runtime.build_info().to_owned(),
+            workers: self.inner.pool.runs(),
+            threads_per_run: self.inner.builder.run_threads.load(Ordering::Acquire),
+        }
     }
 
     /// Whether every latency that can be measured at start has been.
     #[must_use]
     pub fn ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire)
+    }
+
+    /// A child of the family that the warm-up could not measure; none where it did not try.
+    #[must_use]
+    pub fn unmeasured(&self) -> Option<ChildId> {
+        let family = self.inner.registry.all().into_iter().filter(|known| !known.added && self.inner.options.warm_up);
+        family.map(|known| known.child.id()).find(|&id| !self.inner.measured(id))
     }
 
     /// Refuses new work from now on; what was accepted is finished.
@@ -259,7 +294,7 @@ impl Engine {
     }
 
     fn status(&self, known: Known) -> ChildStatus {
-        let latency_ms = self.inner.latencies.get(known.child.id());
+        let latency_ms = self.inner.tables[0].1.get(known.child.id());
         ChildStatus {
             child: known.child,
             cost: known.cost,
@@ -283,6 +318,12 @@ impl Engine {
 }
 
 impl Inner {
+    /// The times of children whose runs have so many threads.
+    fn table(&self, threads: usize) -> &LatencyTable {
+        let found = self.tables.iter().find(|(of, _)| *of == threads);
+        &found.unwrap_or(&self.tables[0]).1
+    }
+
     fn stop(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         self.draining.store(true, Ordering::Release);

@@ -4,12 +4,27 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::layout::Layout;
+use crate::runtime::{Device, Precision, Provider};
+
+/// Runs that an accelerator gets at once, if nothing is said: one computes while others are decoded and copied.
+const ACCELERATOR_RUNS: usize = 4;
+
 /// Limits and places of the engine.
 #[derive(Debug, Clone, Args)]
 pub struct EngineOptions {
     /// The ONNX Runtime library; where `make fetch` puts it, if not given
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+    /// What networks run on; an accelerator that does not work is an error
+    #[arg(long, env = "BIGNAS_DEVICE", value_name = "PROVIDER", value_enum, default_value_t)]
+    pub device: Provider,
+    /// Which of the provider's devices, from 0
+    #[arg(long, env = "BIGNAS_DEVICE_ID", value_name = "ID", default_value_t = 0)]
+    pub device_id: u16,
+    /// How an accelerator computes; float16 with TensorRT and float32 otherwise, if not given
+    #[arg(long, env = "BIGNAS_PRECISION", value_name = "PRECISION", value_enum)]
+    pub precision: Option<Precision>,
     /// Where built children and measured latencies are kept; the user's cache directory, if not given
     #[arg(long, env = "BIGNAS_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -19,9 +34,16 @@ pub struct EngineOptions {
     /// Bytes of built children on disk; the least recently used are deleted beyond that
     #[arg(long, env = "BIGNAS_DISK_LIMIT_BYTES", value_name = "BYTES", default_value_t = 4 << 30)]
     pub disk_limit_bytes: u64,
-    /// Threads that run networks, one run each; as many as cores, if not given
-    #[arg(long, env = "BIGNAS_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Runs side by side; if not given, as many as there are cores for, and at most 4 with an accelerator
+    #[arg(long, env = "BIGNAS_WORKERS", value_name = "RUNS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// Threads of one run; if not given, those with which all cores classify the most images a second, which is measured at the first
+    /// start
+    #[arg(long, env = "BIGNAS_THREADS_PER_RUN", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads_per_run: Option<u16>,
+    /// Pixels of one image at most
+    #[arg(long, env = "BIGNAS_MAX_PIXELS", value_name = "PIXELS", default_value_t = 32 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: u64,
     /// Images that may wait for a worker; more are refused with 429
     #[arg(long, env = "BIGNAS_QUEUE_LIMIT_IMAGES", value_name = "IMAGES", default_value_t = 256)]
     pub queue_limit_images: usize,
@@ -40,6 +62,9 @@ pub struct EngineOptions {
     /// Budget of a request that gives none, in millions of multiply-adds; the most accurate child, if not given
     #[arg(long, env = "BIGNAS_DEFAULT_MFLOPS", value_name = "MFLOPS")]
     pub default_mflops: Option<f64>,
+    /// For trying out what a fault costs: a worker panics every so many milliseconds, in the middle of a run
+    #[arg(long, env = "BIGNAS_INJECT_PANIC_EVERY_MS", value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub inject_panic_every_ms: Option<u64>,
     /// Whether to build the family and measure its latencies, where unknown, before the server says that it is ready
     #[arg(long, env = "BIGNAS_WARM_UP", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub warm_up: bool,
@@ -54,10 +79,29 @@ impl EngineOptions {
         self.cache_dir.clone().or_else(default).unwrap_or_else(|| std::env::temp_dir().join("bignas"))
     }
 
-    /// Threads that run networks.
-    #[must_use]
-    pub fn workers(&self) -> usize {
-        self.workers.map_or_else(cores, usize::from)
+    /// What networks run on.
+    ///
+    /// # Errors
+    /// [`DeviceError`] where the flags contradict each other.
+    pub fn device(&self) -> Result<Device, DeviceError> {
+        let by_default = if self.device == Provider::TensorRt { Precision::Float16 } else { Precision::Float32 };
+        let precision = self.precision.unwrap_or(by_default);
+        if precision == Precision::Float16 && self.device != Provider::TensorRt {
+            return Err(DeviceError { device: self.device });
+        }
+        let engine_cache = (self.device == Provider::TensorRt).then(|| self.cache_dir().join("tensorrt"));
+        Ok(Device { provider: self.device, id: self.device_id, precision, engine_cache })
+    }
+
+    /// How the cores are divided among runs, where that is not left to a measurement.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        let threads = self.threads_per_run.map(usize::from);
+        match (self.workers, threads) {
+            (Some(runs), threads) => Some(Layout { runs: usize::from(runs), threads: threads.unwrap_or(1) }),
+            (None, Some(threads)) => Some(Layout::of(threads, cores())),
+            (None, None) if self.device != Provider::Cpu => Some(Layout { runs: cores().min(ACCELERATOR_RUNS), threads: 1 }),
+            (None, None) => None,
+        }
     }
 
     /// Threads that one recalibration computes on.
@@ -67,7 +111,46 @@ impl EngineOptions {
     }
 }
 
+/// A precision that a device does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("--device {device} computes in float32 only: leave --precision out, or use --device tensorrt")]
+pub struct DeviceError {
+    /// The device asked for.
+    pub device: Provider,
+}
+
 /// Cores that this process may use, as its container sees them.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: EngineOptions,
+    }
+
+    #[test]
+    fn a_device_has_the_precision_that_suits_it() {
+        let cases: [(&[&str], Option<&str>); 6] = [
+            (&[], Some("cpu")),
+            (&["--device", "cuda", "--device-id", "1"], Some("cuda:1 float32")),
+            (&["--device", "tensorrt"], Some("tensorrt:0 float16")),
+            (&["--device", "tensorrt", "--precision", "float32"], Some("tensorrt:0 float32")),
+            (&["--device", "cuda", "--precision", "float16"], None),
+            (&["--precision", "float16"], None),
+        ];
+        for (flags, expected) in cases {
+            let options = Command::parse_from(std::iter::once(&"serve").chain(flags)).options;
+            let device = options.device();
+            assert_eq!(device.as_ref().ok().map(ToString::to_string).as_deref(), expected, "{flags:?}");
+            assert_eq!(device.is_ok_and(|device| device.engine_cache.is_some()), flags.contains(&"tensorrt"), "{flags:?}");
+        }
+    }
 }

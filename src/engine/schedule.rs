@@ -13,6 +13,10 @@ const LOOK_AHEAD: usize = 64;
 /// A run together must save at least this share of the time that the runs would take apart.
 const WORTH_BATCHING: f64 = 0.05;
 
+/// By how much more than predicted the wait in the queue is taken to be at admission: a request that is let in and then late has cost
+/// its client the time in which another server could have answered.
+const CAUTION: f64 = 1.2;
+
 /// How long `images` images take together on the child called `C`, on one worker.
 pub(super) trait Predict<C> {
     fn predict(&self, child: &C, images: usize) -> Duration;
@@ -29,6 +33,8 @@ impl<C, F: Fn(&C, usize) -> Duration> Predict<C> for F {
 pub(super) struct Waiting<C, T> {
     /// Images that are to be classified together.
     pub images: usize,
+    /// How long a worker is predicted to prepare them before a network can run.
+    pub prepare: Duration,
     /// The children that may answer, best first; never empty.
     pub choices: Vec<C>,
     /// When the answer must be there.
@@ -91,6 +97,11 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         Self { waiting: BTreeMap::new(), arrivals: 0, images: 0, workers: workers.max(1), limit }
     }
 
+    /// Counts on so many workers from now on.
+    pub(super) fn set_workers(&mut self, workers: usize) {
+        self.workers = workers.max(1);
+    }
+
     /// Images that wait.
     pub(super) fn images(&self) -> usize {
         self.images
@@ -103,7 +114,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     pub(super) fn push(&mut self, request: Waiting<C, T>, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Result<(), Refused<T>> {
         let own = least(&request, costs);
         let before = self.work(costs, |deadline| deadline <= request.deadline);
-        let start = now + self.share(busy.left + before);
+        let start = now + self.share(busy.left + before).mul_f64(CAUTION);
         if start + own > request.deadline {
             return Err(Refused::TooLate(request.payload));
         }
@@ -117,12 +128,28 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         Ok(())
     }
 
-    /// Takes out what must run next; none where nothing waits. Requests that `gone` says nobody waits for are left out, and dropped.
-    pub(super) fn next(&mut self, now: Instant, busy: Busy, costs: &impl Predict<C>, gone: impl Fn(&T) -> bool) -> Option<Run<C, T>> {
+    /// Takes out the requests that nobody waits for any more.
+    pub(super) fn drop_gone(&mut self, gone: impl Fn(&T) -> bool) {
         self.retain(|request| !gone(&request.payload));
+    }
+
+    /// Takes out the most urgent request, if not even its smallest child can be in time any more: running it would only make others late.
+    pub(super) fn next_late(&mut self, now: Instant, costs: &impl Predict<C>) -> Option<T> {
+        let head = self.waiting.first_entry()?;
+        if now + least(head.get(), costs) <= head.key().0 {
+            return None;
+        }
+        let late = head.remove();
+        self.images -= late.images;
+        Some(late.payload)
+    }
+
+    /// Takes out what must run next; none where nothing waits.
+    pub(super) fn next(&mut self, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<Run<C, T>> {
         let (&first, head) = self.waiting.first_key_value()?;
         let (child, images) = (self.pick(first, now, busy, costs)?, head.images);
-        let mut run = Run { predicted: costs.predict(&child, images), child, requests: Vec::new() };
+        let mut prepare = head.prepare;
+        let mut run = Run { predicted: prepare + costs.predict(&child, images), child, requests: Vec::new() };
         let mut joined = vec![first];
         let mut images = images;
         // Another worker with nothing to do answers sooner than a place in this run.
@@ -131,8 +158,9 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
             for (&key, request) in self.waiting.iter().skip(1).take(LOOK_AHEAD) {
                 if self.joins(&run, images, tightest, key, request, now, busy, costs) {
                     images += request.images;
+                    prepare += request.prepare;
                     tightest = tightest.min(key.0);
-                    run.predicted = costs.predict(&run.child, images);
+                    run.predicted = prepare + costs.predict(&run.child, images);
                     joined.push(key);
                 }
             }
@@ -146,7 +174,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
         let in_time = |child: &&C| {
-            let own = costs.predict(child, request.images);
+            let own = request.prepare + costs.predict(child, request.images);
             if now + own > key.0 {
                 return false;
             }
@@ -175,9 +203,10 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         let place = |child: &C| request.choices.iter().position(|other| other == child);
         let Some(offered) = place(&run.child) else { return false };
         let better = || self.pick(key, now, busy, costs).and_then(|child| place(&child)).is_some_and(|own| own < offered);
-        let together = costs.predict(&run.child, images + request.images);
-        let apart = run.predicted + costs.predict(&run.child, request.images);
-        let pays = together.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
+        let (first, second) = (costs.predict(&run.child, images), costs.predict(&run.child, request.images));
+        let (both, apart) = (costs.predict(&run.child, images + request.images), first + second);
+        let pays = both.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
+        let together = run.predicted - first + request.prepare + both;
         pays && now + together <= tightest.min(key.0) && (offered == 0 || !better())
     }
 
@@ -206,7 +235,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
 
 /// Predicted time on the smallest child that the request allows.
 fn least<C, T>(request: &Waiting<C, T>, costs: &impl Predict<C>) -> Duration {
-    request.floor().map_or(Duration::ZERO, |child| costs.predict(child, request.images))
+    request.floor().map_or(Duration::ZERO, |child| request.prepare + costs.predict(child, request.images))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::build::BuildError;
+use super::picture::PictureError;
 use crate::checkpoint::AccuracySource;
 use crate::runtime::RuntimeError;
 use crate::space::{Child, ChildError, ChildId, Cost};
@@ -70,10 +71,14 @@ pub enum Source {
 pub struct DeviceInfo {
     /// The execution provider, such as `cpu`.
     pub provider: String,
+    /// The provider, which of its devices, and the precision, such as `cuda:0 float32`.
+    pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
-    /// Networks that run side by side, on one thread each.
+    /// Networks that run side by side.
     pub workers: usize,
+    /// Threads that each of them runs on.
+    pub threads_per_run: usize,
 }
 
 /// Who may answer a classification, and until when.
@@ -104,7 +109,9 @@ pub struct Answer {
     pub source: Source,
     /// From acceptance until a worker took the request, without the time that getting the child took.
     pub queue: Duration,
-    /// From when a worker took it until the logits were there: resizing to the child's resolution and running the network.
+    /// From when a worker took it until all images of the run were decoded and cropped.
+    pub decode: Duration,
+    /// From then until the logits were there: resizing to the child's resolution and running the network.
     pub inference: Duration,
 }
 
@@ -144,6 +151,16 @@ pub enum ClassifyError {
     /// There is no such child.
     #[error("there is no child {0}: `GET /children` lists them")]
     Unknown(ChildId),
+    /// An image cannot be read.
+    #[error("{}{source}", if *of > 1 { format!("image {}: ", index + 1) } else { String::new() })]
+    Picture {
+        /// Which one, from 0.
+        index: usize,
+        /// How many the request has.
+        of: usize,
+        /// What is wrong with it.
+        source: Arc<PictureError>,
+    },
     /// No child that the request allows can answer in time.
     #[error("no answer is possible before the deadline: give more time, or allow a smaller child with a lower min_accuracy or budget")]
     TooLate,

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Engine;
 use super::build::BuildError;
+use super::layout::Layout;
+use super::options::cores;
+use super::{Engine, Inner};
+use crate::runtime::{LatencyTable, Profile};
 use crate::space::Child;
 
 /// How long to wait before asking again where clients fill the build queue.
@@ -14,7 +17,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 impl Engine {
     /// Starts the warm-up on a thread of its own; without anything to measure, the engine is ready at once.
     pub(super) fn start_warm_up(&self) -> std::io::Result<()> {
-        let measured = self.inner.registry.all().iter().all(|known| self.inner.latencies.get(known.child.id()).is_some());
+        let measured = self.inner.registry.all().iter().all(|known| self.inner.measured(known.child.id()));
         if measured || !self.inner.options.warm_up {
             self.inner.ready.store(true, Ordering::Release);
             return Ok(());
@@ -39,12 +42,13 @@ impl Engine {
                 tracing::error!(child = %known.child.id(), error, "cannot build a child of the family");
             }
         }
+        self.inner.divide_cores();
         self.inner.ready.store(true, Ordering::Release);
         tracing::info!(children = children.len(), seconds = begin.elapsed().as_secs_f64(), "the family is built and measured");
     }
 
     async fn warm_up_child(&self, child: &Arc<Child>) -> Result<(), BuildError> {
-        if self.inner.latencies.get(child.id()).is_some() {
+        if self.inner.measured(child.id()) {
             return Ok(());
         }
         loop {
@@ -57,5 +61,29 @@ impl Engine {
                 outcome => return outcome,
             }
         }
+    }
+}
+
+impl Inner {
+    /// Divides the cores among runs as the measurements say, unless a flag has.
+    pub(super) fn divide_cores(&self) {
+        let known = self.registry.all();
+        let profiles = |table: &LatencyTable| known.iter().filter_map(|known| table.profile(known.child.id())).collect();
+        let measured: Vec<(usize, Vec<Profile>)> = self.tables.iter().map(|(threads, table)| (*threads, profiles(table))).collect();
+        let complete = measured.iter().all(|(_, profiles)| profiles.len() == known.len());
+        if self.options.layout().is_some() || !complete {
+            return;
+        }
+        let layout = Layout::best(cores(), &measured);
+        self.builder.run_threads.store(layout.threads, Ordering::Release);
+        self.pool.set_runs(layout.runs);
+        self.metrics.workers.set(layout.runs as i64);
+        for known in &known {
+            let id = known.child.id();
+            if let (Some(loaded), Some(profile)) = (self.cache.get(id), self.table(layout.threads).profile(id)) {
+                loaded.pace.set(profile);
+            }
+        }
+        tracing::info!(runs = layout.runs, threads_per_run = layout.threads, "the cores are divided");
     }
 }

@@ -92,13 +92,7 @@ pub enum DecodeError {
 ///
 /// [`DecodeError`]; an image above the limits is refused from its header, before memory is taken for it.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: [u8; 3]) -> Result<Pixels, DecodeError> {
-    if bytes.is_empty() {
-        return Err(DecodeError::Empty);
-    }
-    let media_type = MediaType::sniff(bytes).ok_or(DecodeError::UnknownFormat)?;
-    if let Some((width, height)) = claimed_size(media_type, bytes) {
-        limits.check(media_type, width, height)?;
-    }
+    let media_type = check_header(bytes, limits)?;
     // The decoders are other people's code fed with strangers' bytes: a panic in one of them costs the request, not
     // the process.
     let decoded = catch_unwind(|| match media_type {
@@ -116,6 +110,23 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: 
     let (width, height) = (image.width(), image.height());
     let data = colour::to_channels(image, channels, background);
     Ok(Pixels { width, height, channels, data })
+}
+
+/// What the first bytes of an image file show, without decoding any of it: its format, and for JPEG and PNG that it is within
+/// `limits`.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the file is empty, of no known format, or above the limits.
+pub fn check_header(bytes: &[u8], limits: &DecodeLimits) -> Result<MediaType, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let media_type = MediaType::sniff(bytes).ok_or(DecodeError::UnknownFormat)?;
+    if let Some((width, height)) = claimed_size(media_type, bytes) {
+        limits.check(media_type, width, height)?;
+    }
+    Ok(media_type)
 }
 
 impl DecodeLimits {

@@ -18,7 +18,7 @@ mod preprocessing;
 
 pub use bicubic::resample_normalised;
 pub use colour::luma_of;
-pub use decode::{DecodeError, DecodeLimits, decode};
+pub use decode::{DecodeError, DecodeLimits, check_header, decode};
 pub use media_type::{ACCEPTED_CONTENT_TYPES, MediaType, accepts_content_type};
 pub use patch::{Patch, Pixels, Region, ShapeError};
 pub use preprocessing::{Filter, Preprocessing, PreprocessingError};

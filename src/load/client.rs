@@ -19,12 +19,19 @@ pub struct Target {
     authority: String,
 }
 
+/// Where on a server images are posted to, such as `/classify`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path(String);
+
 /// A server that cannot be reached, or that does not speak HTTP.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// An address that is none.
     #[error("{0:?} is not the address of a server, such as http://127.0.0.1:8080")]
     Address(String),
+    /// A path that is none.
+    #[error("{0:?} is not the path of a route, such as /classify")]
+    Path(String),
     /// No connection.
     #[error("cannot connect to {0}")]
     Connect(String, #[source] std::io::Error),
@@ -73,6 +80,15 @@ impl std::str::FromStr for Target {
     }
 }
 
+impl std::str::FromStr for Path {
+    type Err = ClientError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#']);
+        if plain { Ok(Self(text.to_owned())) } else { Err(ClientError::Path(text.to_owned())) }
+    }
+}
+
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -90,11 +106,15 @@ impl Connection {
         Ok(Self { sender, authority: target.authority.clone() })
     }
 
-    /// Posts an image to `/classify?QUERY`.
-    pub(super) async fn classify(&mut self, query: &str, image: Bytes) -> Result<Reply, ClientError> {
+    /// Posts an image to `path` with a query, if there is one.
+    ///
+    /// Another server's answer is as good as one of ours; it only says nothing of children.
+    pub(super) async fn post(&mut self, path: &Path, query: &str, image: Bytes) -> Result<Reply, ClientError> {
+        let Path(path) = path;
+        let uri = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("/classify?{query}"))
+            .uri(uri)
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(Full::new(image));
@@ -130,6 +150,13 @@ mod tests {
         }
         for text in ["", "http://", "https://host", "http://host:port", "http://host:1/classify", "http://user@host:1"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_understood_or_refused() {
+        for (text, is_path) in [("/", true), ("/v2/classify", true), ("", false), ("classify", false), ("/a?b", false), ("/a b", false)] {
+            assert_eq!(text.parse::<Path>().is_ok(), is_path, "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc};
 
 use super::arrivals::Arrivals;
-use super::client::{ClientError, Connection, Target};
+use super::client::{ClientError, Connection, Path, Target};
 use super::summary::Outcome;
 
 /// How long a closed loop waits before it tries to connect again.
@@ -38,6 +38,8 @@ pub enum Mode {
 pub struct Load {
     /// To whom.
     pub target: Target,
+    /// To which of its routes.
+    pub path: Path,
     /// When.
     pub mode: Mode,
     /// Image files; each request has one of them, in turn.
@@ -123,7 +125,7 @@ async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, sta
             Some(open) => open,
             None => Connection::open(&load.target).await?,
         };
-        let reply = open.classify(ask, image).await?;
+        let reply = open.post(&load.path, ask, image).await?;
         *connection = Some(open);
         Ok::<_, ClientError>(reply)
     };

@@ -104,6 +104,18 @@ pub fn segment(segment: &SlicedSegment) -> Vec<u8> {
     lowering.graph.finish(&format!("timing of {}", keys.join("; ")), &[])
 }
 
+/// The smallest graph that computes something, to try a device out: from [`INPUT`], `[batch, 1, 1, 1]`, a convolution that doubles it.
+#[must_use]
+pub fn probe() -> Vec<u8> {
+    let mut graph = GraphBuilder::default();
+    let dims = [Dim::Batch, Dim::Size(1), Dim::Size(1), Dim::Size(1)];
+    let image = graph.input(INPUT, &dims);
+    let weight = graph.constant("weight", &[1, 1, 1, 1], &[2.0]);
+    let doubled = graph.node("Conv", "doubled", &[&image, &weight], &[]);
+    graph.output(&doubled, &dims);
+    graph.finish("a trial of the device", &[])
+}
+
 fn declare_input(graph: &mut GraphBuilder, plan: &Plan, side: usize) -> String {
     let side = Dim::Size(side);
     graph.input(INPUT, &[Dim::Batch, Dim::Size(plan.input_channels), side, side])

@@ -103,7 +103,7 @@ impl LatencyTable {
 
 /// What a latency depends on beside the network: processor, ONNX Runtime, threads of a run.
 fn device(runtime: &Runtime, threads: usize) -> String {
-    format!("{}; threads a run: {threads}; {}", processor(), runtime.build_info())
+    format!("{}; {}; threads a run: {threads}; {}", processor(), runtime.device(), runtime.build_info())
 }
 
 /// The processor of this machine and how many cores of it there are to use, as a person reads it.

@@ -6,10 +6,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::device::{Device, Provider};
+use super::network::Network;
+use crate::onnx;
+
 /// The loaded library. There is one in a process, and clones of this handle share it.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub(super) environment: Arc<ort::environment::Environment>,
+    /// Where its networks run.
+    pub(super) device: Device,
 }
 
 /// ONNX Runtime could not be loaded, or would not do what it was asked.
@@ -29,6 +35,19 @@ pub enum RuntimeError {
         /// What the loader said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The accelerator that was asked for does not work.
+    #[error(
+        "{provider} does not work here: it needs an ONNX Runtime with this provider and its libraries (--onnxruntime), and a device {id}"
+    )]
+    Provider {
+        /// Which one.
+        provider: Provider,
+        /// Which of its devices.
+        id: u16,
+        /// What failed.
+        #[source]
+        source: Box<RuntimeError>,
     },
     /// A graph could not be loaded.
     #[error("ONNX Runtime cannot load the graph of {what}")]
@@ -81,7 +100,33 @@ impl Runtime {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Load { path: path.to_owned(), source };
         let builder = ort::init_from(path).map_err(|error| failed(error.to_string().into()))?;
         let environment = builder.with_name("bignas").with_telemetry(false).build().map_err(|error| failed(error.into()))?;
-        Ok(LOADED.get_or_init(|| Self { environment: Arc::new(environment) }).clone())
+        Ok(LOADED.get_or_init(|| Self { environment: Arc::new(environment), device: Device::default() }).clone())
+    }
+
+    /// The same library with networks on `device`, on which a small one is run first.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Provider`] where that does not work.
+    pub fn on(&self, device: Device) -> Result<Self, RuntimeError> {
+        let (provider, id) = (device.provider, device.id);
+        let runtime = Self { device, ..self.clone() };
+        if runtime.device.accelerated() {
+            let tried = Network::load(&runtime, &onnx::probe(), "a convolution", 1).and_then(|mut network| network.run(&[1.0], 1));
+            tried.map_err(|source| RuntimeError::Provider { provider, id, source: Box::new(source) })?;
+        }
+        Ok(runtime)
+    }
+
+    /// The same library with networks on the processor.
+    #[must_use]
+    pub fn on_cpu(&self) -> Self {
+        Self { device: Device::default(), ..self.clone() }
+    }
+
+    /// Where its networks run.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What this build of ONNX Runtime says of itself; part of the key under which built children are kept.

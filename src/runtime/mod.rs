@@ -4,6 +4,7 @@
 //! time; whoever wants to run one network on several threads loads it several times.
 
 mod cache;
+mod device;
 mod latency;
 mod library;
 mod network;
@@ -11,6 +12,7 @@ mod profile;
 mod workers;
 
 pub use cache::MemoryCache;
+pub use device::{Device, Precision, Provider};
 pub use latency::{LatencyTable, measure_latency_ms, processor};
 pub use library::{Runtime, RuntimeError, default_library};
 pub use network::{Network, Stop};

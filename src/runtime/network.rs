@@ -170,8 +170,14 @@ fn session(runtime: &Runtime, onnx: &[u8], threads: usize, plan_memory: bool) ->
         .with_intra_threads(threads)?
         .with_memory_pattern(plan_memory)?
         // Sessions share the cores: a thread that spins takes time from the next one's run.
-        .with_intra_op_spinning(false)?;
-    let mut builder = builder.with_inter_threads(1)?;
+        .with_intra_op_spinning(false)?
+        .with_inter_threads(1)?;
+    let mut builder = if runtime.device.accelerated() {
+        // What the accelerator cannot compute is an error, not work for the processor.
+        builder.with_execution_providers(runtime.device.providers())?.with_disable_cpu_fallback()?
+    } else {
+        builder
+    };
     builder.commit_from_memory(onnx)
 }
 

@@ -54,6 +54,12 @@ impl Profile {
         self.runs_ms[0].1
     }
 
+    /// Most images that one run after another classifies in a millisecond, at the best of the measured batch sizes.
+    #[must_use]
+    pub fn images_per_ms(&self) -> f64 {
+        self.runs_ms.iter().map(|&(size, run_ms)| size as f64 / run_ms).fold(0.0, f64::max)
+    }
+
     /// Predicted time of a run of `images`, in milliseconds: on a line between measured sizes, at the largest size's pace beyond.
     #[must_use]
     pub fn predict_ms(&self, images: usize) -> f64 {
@@ -109,6 +115,12 @@ mod tests {
             assert!((profile.predict_ms(images) - expected).abs() < 1e-12, "{images}: {}", profile.predict_ms(images));
         }
         assert!((Profile::of_one_image(3.0).predict_ms(5) - 15.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn throughput_is_that_of_the_best_batch() {
+        assert_eq!(Profile::try_from(vec![(1, 1.0), (2, 1.5), (4, 2.0), (8, 4.5)]).unwrap().images_per_ms(), 2.0);
+        assert_eq!(Profile::of_one_image(4.0).images_per_ms(), 0.25);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::AppState;
+use super::Server;
 use super::error::{ApiError, Code};
 use super::settings::AdminKey;
 
@@ -65,11 +65,11 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 #[derive(Debug)]
 pub(super) struct Admin;
 
-impl FromRequestParts<AppState> for Admin {
+impl FromRequestParts<Server> for Admin {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
-        state.access.check(&parts.headers)?;
+    async fn from_request_parts(parts: &mut Parts, server: &Server) -> Result<Self, Self::Rejection> {
+        server.state().access.check(&parts.headers)?;
         Ok(Self)
     }
 }

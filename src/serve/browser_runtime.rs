@@ -13,9 +13,9 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use axum::routing::get;
 
-use super::AppState;
 use super::error::{ApiError, Code};
 use super::etag::tagged;
+use super::{AppState, Server};
 
 /// Where the files are served.
 const PATH: &str = "/playground/onnxruntime-web";
@@ -42,7 +42,7 @@ pub(super) fn module_path() -> String {
 }
 
 /// The routes of the files.
-pub(super) fn files() -> Router<AppState> {
+pub(super) fn files() -> Router<Server> {
     [MODULE, BINARY].into_iter().fold(Router::new(), |router, (file, media_type)| {
         let serve = move |State(state): State<AppState>, headers: HeaderMap| serve(state, headers, file, media_type);
         router.route(&format!("{PATH}/{file}"), get(serve))

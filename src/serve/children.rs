@@ -41,7 +41,7 @@ pub(super) async fn list(
     let bounds = check(&filter)?;
     let passes = |child: &ChildDetails| bounds.met_by(&child.summary) && filter.state.is_none_or(|state| child.state == state);
     let children = state.engine.children().iter().map(ChildDetails::from).filter(passes).collect();
-    Ok(Json(Children { children }))
+    Ok(Json(Children { device: state.engine.device().into(), children }))
 }
 
 /// The bounds of a filter, where they make sense.

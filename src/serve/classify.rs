@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -14,9 +13,8 @@ use super::docs::ClassifyProblems;
 use super::error::{ApiError, Code};
 use super::predictions::top;
 use super::request;
-use super::wire::{BudgetReport, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
+use super::wire::{BudgetReport, ChildSummary, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
 use crate::engine::{Answer, ChildStatus};
-use crate::image::{Patch, decode};
 
 /// What all added children count as, in the metrics.
 pub(super) const ADDED: &str = "added";
@@ -76,16 +74,12 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let begin = Instant::now();
     let classes = state.engine.card().labels.len();
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;
-    // Choosing comes first, because a hopeless budget should not cost the decoding of images.
     let room = choose(&state, request.ask.select)?;
-    let choosing = begin.elapsed();
-    let patches = decode_all(&state, request.images).await?;
-    let decoding = begin.elapsed() - choosing;
     let children = room.iter().map(|status| status.child.id()).collect();
     let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| begin + time) };
-    let answer = state.engine.classify(wanted, patches).await?;
+    let answer = state.engine.classify(wanted, request.images).await?;
     let chosen = room.iter().find(|status| status.child.id() == answer.child).unwrap_or(&room[0]);
-    let phases = Phases::new(choosing, decoding, begin.elapsed(), &answer);
+    let phases = Phases::new(begin.elapsed(), &answer);
 
     let predictions = answer.logits.iter().map(|logits| top(logits, &state.engine.card().labels, top_k)).collect();
     let timing = phases.record(&state, begin);
@@ -124,34 +118,6 @@ fn choose(state: &AppState, select: Select) -> Result<Vec<ChildStatus>, ApiError
     }
 }
 
-/// Decodes and crops on a blocking thread, one image after another, so that only one of them is large at a time.
-async fn decode_all(state: &AppState, images: Vec<Bytes>) -> Result<Vec<Patch>, ApiError> {
-    let permit = state.decoders.clone().acquire_owned().await.map_err(ApiError::internal)?;
-    let decoding = tokio::task::spawn_blocking({
-        let state = state.clone();
-        move || {
-            let _held_while_decoding = permit;
-            let numbered = images.iter().enumerate();
-            numbered.map(|(index, bytes)| decode_one(&state, bytes).map_err(|error| number(error, index, images.len()))).collect()
-        }
-    });
-    decoding.await.map_err(|panic| {
-        state.engine.metrics().panics.inc();
-        ApiError::internal(panic)
-    })?
-}
-
-fn decode_one(state: &AppState, bytes: &[u8]) -> Result<Patch, ApiError> {
-    let preprocessing = &state.engine.card().preprocessing;
-    let pixels = decode(bytes, &state.decode_limits, preprocessing.channels(), preprocessing.background)?;
-    pixels.centre_crop(preprocessing).map_err(ApiError::internal)
-}
-
-/// Of several images, a problem says which one it is about.
-fn number(error: ApiError, index: usize, images: usize) -> ApiError {
-    if images == 1 { error } else { error.at(&format!("image {}", index + 1)) }
-}
-
 /// Where the time went.
 struct Phases {
     decode: Duration,
@@ -161,11 +127,10 @@ struct Phases {
 }
 
 impl Phases {
-    /// `elapsed` is all until the answer; what the engine did beside queueing and inference was getting the child.
-    fn new(choosing: Duration, decode: Duration, elapsed: Duration, answer: &Answer) -> Self {
-        let (queue, inference) = (answer.queue, answer.inference);
-        let getting = elapsed.saturating_sub(choosing + decode + queue + inference);
-        Self { decode, resolve: choosing + getting, queue, inference }
+    /// `elapsed` is all until the answer; beside queueing, decoding and inference, that was choosing and getting the child.
+    fn new(elapsed: Duration, answer: &Answer) -> Self {
+        let &Answer { decode, queue, inference, .. } = answer;
+        Self { decode, resolve: elapsed.saturating_sub(decode + queue + inference), queue, inference }
     }
 
     fn record(&self, state: &AppState, begin: Instant) -> Timing {
@@ -197,13 +162,15 @@ fn describe(
     answer: &Answer,
     timing_ms: Timing,
 ) -> Classification {
-    let child = chosen.into();
+    let child: ChildSummary = chosen.into();
     let asked = select.asked();
     let met = asked.met_by(&child);
     let metrics = state.engine.metrics();
     let id = child.id.to_string();
     metrics.child_requests.with_label_values(&[if chosen.added { ADDED } else { &id }]).inc();
     metrics.budget_met.with_label_values(&[if met { "true" } else { "false" }]).inc();
+    child.accuracy.iter().for_each(|&accuracy| metrics.served_accuracy.observe(accuracy));
+    metrics.served_mflops.observe(child.mflops);
     let (predictions, images) = if predictions.len() == 1 {
         (predictions.pop(), None)
     } else {

@@ -13,9 +13,9 @@ use utoipa::openapi::{Components, ContentBuilder, OpenApi as Description, Ref, R
 use utoipa::{IntoResponses, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::AppState;
 use super::error::Code;
 use super::wire::Problem;
+use super::{AppState, Server};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,7 +49,7 @@ pub(super) fn base() -> Description {
 }
 
 /// The page that shows the description.
-pub(super) fn pages() -> Router<AppState> {
+pub(super) fn pages() -> Router<Server> {
     Router::from(SwaggerUi::new("/docs").config(Config::new(["/openapi.json"])))
 }
 
@@ -91,6 +91,7 @@ problems! {
         OutsideSpace Overloaded BuildFailed NoCalibration;
     RemoveProblems: Unauthorized Forbidden UnknownChild FamilyMember;
     ReadyProblems: NotReady ShuttingDown;
+    ReloadProblems: Unauthorized Forbidden ReloadRefused InvalidModel;
     MetricsProblems: ;
     NoProblems: ;
 }

@@ -73,6 +73,7 @@ codes! {
     BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time";
     FamilyMember CONFLICT "family_member" "A child of the family cannot be removed";
     TooManyChildren CONFLICT "too_many_children" "The server keeps as many added children as it may";
+    ReloadRefused CONFLICT "reload_refused" "The model cannot be replaced now";
     BodyTooLarge PAYLOAD_TOO_LARGE "body_too_large" "The body is above the limit";
     ImageTooLarge PAYLOAD_TOO_LARGE "image_too_large" "The image has more pixels than the limit";
     TooManyImages PAYLOAD_TOO_LARGE "too_many_images" "The request has more images than the limit";
@@ -80,6 +81,7 @@ codes! {
     BudgetTooSmall UNPROCESSABLE_ENTITY "budget_too_small" "No child is within the budget";
     AccuracyOutOfReach UNPROCESSABLE_ENTITY "accuracy_out_of_reach" "No child within the budget is that accurate";
     OutsideSpace UNPROCESSABLE_ENTITY "outside_space" "The child is not in the search space";
+    InvalidModel UNPROCESSABLE_ENTITY "invalid_model" "The new model does not work";
     Overloaded TOO_MANY_REQUESTS "overloaded" "The server is at its limit";
     Internal INTERNAL_SERVER_ERROR "internal" "The server failed";
     BuildFailed INTERNAL_SERVER_ERROR "build_failed" "The child could not be built";
@@ -234,6 +236,10 @@ mod tests {
         (status, headers, serde_json::from_slice(&body).unwrap())
     }
 
+    fn unreadable(error: DecodeError) -> ApiError {
+        ClassifyError::Picture { index: 0, of: 1, source: Arc::new(error.into()) }.into()
+    }
+
     #[tokio::test]
     async fn every_failure_has_its_status_and_code() {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
@@ -252,8 +258,8 @@ mod tests {
             (AddError::Full { limit: 64 }.into(), 409, "too_many_children"),
             (RemoveError::Family(id).into(), 409, "family_member"),
             (RemoveError::Unknown(id).into(), 404, "unknown_child"),
-            (DecodeError::UnknownFormat.into(), 400, "invalid_image"),
-            (DecodeError::TooLarge { width: 60000, height: 60000, max_pixels: 1 }.into(), 413, "image_too_large"),
+            (unreadable(DecodeError::UnknownFormat), 400, "invalid_image"),
+            (unreadable(DecodeError::TooLarge { width: 60000, height: 60000, max_pixels: 1 }), 413, "image_too_large"),
             (ApiError::new(Code::Timeout, "late"), 504, "timeout"),
         ];
         for (error, status, code) in cases {

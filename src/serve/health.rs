@@ -37,14 +37,7 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<Readine
     if !state.engine.ready() {
         return Err(ApiError::new(Code::NotReady, "the server still builds children or measures their latency on this device"));
     }
-    let card = state.engine.card();
-    Ok(Json(Readiness {
-        status: "ready",
-        model: card.name.clone(),
-        weights_sha256: card.weights_sha256.clone(),
-        children: state.engine.children().len(),
-        device: state.engine.device().into(),
-    }))
+    Ok(Json(Readiness::of(&state.engine)))
 }
 
 /// Metrics for Prometheus

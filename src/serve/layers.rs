@@ -23,6 +23,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 64;
 /// What requests to no route count as, in the metrics.
 const UNKNOWN_ROUTE: &str = "unknown";
+/// What a request to the server's main route may end in, in the metrics.
+pub(super) const STATUS_CLASSES: [&str; 4] = ["2xx", "4xx", "5xx", ABORTED];
+/// The end of a request whose client has left.
+const ABORTED: &str = "aborted";
 
 /// Puts all layers around `router`.
 pub(super) fn apply(router: Router, metrics: Arc<Metrics>, timeout: Duration) -> Router {
@@ -128,7 +132,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.metrics.http_requests_in_flight.dec();
         if !self.has_landed {
-            self.metrics.http_requests.with_label_values(&[self.route(), "aborted"]).inc();
+            self.metrics.http_requests.with_label_values(&[self.route(), ABORTED]).inc();
         }
     }
 }

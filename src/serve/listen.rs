@@ -20,10 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
-use super::AppState;
 use super::settings::ServeOptions;
 use super::stall::StallLimit;
+use super::{AppState, Server};
 use crate::engine::Engine;
+use crate::metrics::Metrics;
 
 /// How long accepting rests after an error such as "too many open files", which trying at once would only repeat.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -95,14 +96,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Serves `state` on `listener` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no, the pause passes,
+/// Serves `server` on `listener` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no, the pause passes,
 /// accepting ends, requests in flight finish up to the limit. A second signal ends the wait.
 ///
 /// # Errors
 /// Where the system lets no signal be waited for.
-pub async fn listen(listener: TcpListener, state: AppState, options: &ServeOptions) -> std::io::Result<()> {
+pub async fn listen(listener: TcpListener, server: Server, options: &ServeOptions) -> std::io::Result<()> {
     let mut signals = Signals::new()?;
-    let connections = Connections::new(super::app(state.clone()), &state, options);
+    let connections = Connections::new(super::app(server.clone()), &server.state(), options);
+    let replacing = tokio::spawn(replace_at_hangup(signal(SignalKind::hangup())?, server.clone()));
     {
         let accepting = connections.accept_from(&listener);
         tokio::pin!(accepting);
@@ -110,7 +112,8 @@ pub async fn listen(listener: TcpListener, state: AppState, options: &ServeOptio
             never = &mut accepting => match never {},
             () = signals.next() => tracing::info!(pause_ms = options.drain_pause_ms, "draining"),
         }
-        state.start_draining();
+        replacing.abort();
+        server.state().start_draining();
         let pause = tokio::time::sleep(Duration::from_millis(options.drain_pause_ms));
         tokio::select! {
             never = &mut accepting => match never {},
@@ -127,8 +130,16 @@ pub async fn listen(listener: TcpListener, state: AppState, options: &ServeOptio
         }
         () = signals.next() => tracing::warn!("stopped at once, by a second signal"),
     }
-    state.engine.drain();
+    server.state().engine.drain();
     Ok(())
+}
+
+/// Replaces the model at every SIGHUP.
+async fn replace_at_hangup(mut hangup: tokio::signal::unix::Signal, server: Server) {
+    while hangup.recv().await.is_some() {
+        // The outcome is in the log, where whoever sends signals looks.
+        let _ = server.reload().await;
+    }
 }
 
 /// The signals that ask a server to stop.
@@ -156,7 +167,7 @@ struct Connections {
     protocol: http1::Builder,
     /// How long a client may stop reading its answer.
     stall_limit: Duration,
-    state: AppState,
+    metrics: Arc<Metrics>,
     /// A permit for each connection that may be open.
     slots: Arc<Semaphore>,
     watched: GracefulShutdown,
@@ -174,7 +185,7 @@ impl Connections {
             router,
             protocol,
             stall_limit: Duration::from_millis(options.body_timeout_ms),
-            state: state.clone(),
+            metrics: Arc::clone(state.engine.metrics()),
             slots: Arc::new(Semaphore::new(slots)),
             watched: GracefulShutdown::new(),
         }
@@ -203,7 +214,7 @@ impl Connections {
         let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
         let connection =
             self.watched.watch(self.protocol.serve_connection(TokioIo::new(StallLimit::new(stream, self.stall_limit)), service));
-        let open = OpenConnection::new(&self.state, slot);
+        let open = OpenConnection::new(&self.metrics, slot);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -220,20 +231,20 @@ impl Connections {
 
 /// A connection in the metrics, and its slot.
 struct OpenConnection {
-    state: AppState,
+    metrics: Arc<Metrics>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl OpenConnection {
-    fn new(state: &AppState, slot: OwnedSemaphorePermit) -> Self {
-        state.engine.metrics().http_connections.inc();
-        Self { state: state.clone(), _slot: slot }
+    fn new(metrics: &Arc<Metrics>, slot: OwnedSemaphorePermit) -> Self {
+        metrics.http_connections.inc();
+        Self { metrics: Arc::clone(metrics), _slot: slot }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.state.engine.metrics().http_connections.dec();
+        self.metrics.http_connections.dec();
     }
 }
 

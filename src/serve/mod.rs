@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`listen()`] owns the sockets; [`app`] is the router behind them and can be tested without any. Handlers are thin: they
-//! read a request, ask the engine, and answer in the types of `wire`. Decoding runs on blocking threads, networks run on
-//! the engine's workers; nothing here computes on an asynchronous thread.
+//! read a request, ask the engine, and answer in the types of `wire`. Images are decoded and networks run on the engine's
+//! workers; nothing here computes on an asynchronous thread.
 
 mod ask;
 mod auth;
@@ -23,6 +23,7 @@ mod listen;
 mod model;
 mod playground;
 mod predictions;
+mod reload;
 mod request;
 mod settings;
 mod stall;
@@ -35,13 +36,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use error::{ApiError, Code};
 pub use listen::{BindError, announcement, bind, listen};
+pub use reload::{Opener, Server};
 pub use settings::{AdminKey, AdminKeyError, ServeOptions};
 pub use wire::{
     Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
@@ -50,29 +51,25 @@ pub use wire::{
 };
 
 use crate::engine::Engine;
-use crate::image::DecodeLimits;
 use auth::Access;
 use request::BodyLimits;
 
-/// Blocking threads that decode at once, for each core: a second one decodes while the first waits for memory.
-const DECODERS_PER_CORE: usize = 2;
+/// The route whose metrics the alerts are about.
+const CLASSIFY: &str = "/classify";
 
 /// What all requests share; clones share it too.
 #[derive(Debug, Clone)]
 pub struct AppState(Arc<Shared>);
 
 /// See [`AppState`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shared {
     engine: Engine,
     access: Access,
     body_limits: BodyLimits,
-    decode_limits: DecodeLimits,
     top_k: usize,
     timeout: std::time::Duration,
-    /// A permit for each image file that may be decoded at once.
-    decoders: Arc<Semaphore>,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     openapi: Bytes,
     /// Where onnxruntime-web lies, if it is there.
     onnxruntime_web: Option<PathBuf>,
@@ -90,24 +87,30 @@ impl AppState {
     /// The state of a server for `engine`.
     #[must_use]
     pub fn new(engine: Engine, options: &ServeOptions) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let metrics = engine.metrics();
-        let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
-        family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
-        Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+        start_metrics(&engine);
         Self(Arc::new(Shared {
             access: Access::new(options.host, options.admin_key.clone()),
             body_limits: options.body_limits(),
-            decode_limits: DecodeLimits { max_pixels: options.max_pixels },
             top_k: usize::try_from(options.top_k).unwrap_or(usize::MAX),
             timeout: options.timeout(),
-            decoders: Arc::new(Semaphore::new(cores * DECODERS_PER_CORE)),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             // A description made of strings always serialises.
             openapi: openapi().to_pretty_json().unwrap_or_default().into(),
             onnxruntime_web: options.onnxruntime_web.clone(),
             engine,
         }))
+    }
+
+    /// What answers.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The same server with another engine.
+    fn with(&self, engine: Engine) -> Self {
+        start_metrics(&engine);
+        Self(Arc::new(Shared { engine, ..Shared::clone(&self.0) }))
     }
 
     /// Says on `/readyz` that the server is going down; everything else goes on.
@@ -120,18 +123,29 @@ impl AppState {
     }
 }
 
+/// Sets what never changes, and starts at zero what only this model's and this API's names can label.
+fn start_metrics(engine: &Engine) {
+    let (metrics, device) = (engine.metrics(), engine.device());
+    let family = engine.children().into_iter().filter(|child| !child.added).map(|child| child.child.id().to_string());
+    family.chain([classify::ADDED.to_owned()]).for_each(|child| drop(metrics.child_requests.with_label_values(&[&child])));
+    Code::ALL.iter().for_each(|code| drop(metrics.problems.with_label_values(&[code.name()])));
+    layers::STATUS_CLASSES.iter().for_each(|class| drop(metrics.http_requests.with_label_values(&[CLASSIFY, class])));
+    drop(metrics.http_request_seconds.with_label_values(&[CLASSIFY]));
+    metrics.execution_provider.with_label_values(&[&device.provider]).set(1);
+}
+
 /// The router with all routes and layers.
-pub fn app(state: AppState) -> Router {
-    let (router, _) = api().split_for_parts();
-    let metrics = Arc::clone(state.engine.metrics());
-    let timeout = state.timeout;
+pub fn app(server: impl Into<Server>) -> Router {
+    let (server, (router, _)) = (server.into(), api().split_for_parts());
+    let state = server.state();
+    let (metrics, timeout) = (Arc::clone(state.engine.metrics()), state.timeout);
     let router = router
         .merge(docs::pages())
         .merge(playground::pages())
         .merge(browser_runtime::files())
         .fallback(layers::unknown_route)
         .method_not_allowed_fallback(layers::method_not_allowed)
-        .with_state(state);
+        .with_state(server);
     layers::apply(router, metrics, timeout)
 }
 
@@ -142,7 +156,7 @@ pub fn openapi() -> OpenApi {
 }
 
 /// Every route with its description.
-fn api() -> OpenApiRouter<AppState> {
+fn api() -> OpenApiRouter<Server> {
     OpenApiRouter::with_openapi(docs::base())
         .routes(routes!(classify::classify))
         .routes(routes!(children::list, children::add))
@@ -150,6 +164,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(children::onnx))
         .routes(routes!(model::show))
         .routes(routes!(model::example))
+        .routes(routes!(reload::reload))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

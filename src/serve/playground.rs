@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use axum::routing::get;
 
-use super::AppState;
+use super::Server;
 use super::error::ApiError;
 use super::etag::tagged;
 use crate::files::sha256;
@@ -66,7 +66,7 @@ const ASSETS: [Asset; 20] = assets! {
 };
 
 /// The routes of the page and its files.
-pub(super) fn pages() -> Router<AppState> {
+pub(super) fn pages() -> Router<Server> {
     std::iter::once(PAGE).chain(ASSETS).fold(Router::new(), |router, asset| {
         let etag = format!("\"{}\"", sha256(asset.content.as_bytes()));
         let serve = move |request: HeaderMap| {

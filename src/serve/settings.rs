@@ -34,9 +34,6 @@ pub struct ServeOptions {
     /// Images in one request at most
     #[arg(long, env = "BIGNAS_MAX_IMAGES_PER_REQUEST", value_name = "IMAGES", default_value_t = 64, value_parser = at_least_one())]
     pub max_images_per_request: u64,
-    /// Pixels of one image at most
-    #[arg(long, env = "BIGNAS_MAX_PIXELS", value_name = "PIXELS", default_value_t = 32 << 20, value_parser = at_least_one())]
-    pub max_pixels: u64,
     /// Labels in an answer to a request that does not say how many
     #[arg(long, env = "BIGNAS_TOP_K", value_name = "LABELS", default_value_t = 5, value_parser = at_least_one())]
     pub top_k: u64,

@@ -45,9 +45,14 @@ pub struct TestModel {
 
 impl TestModel {
     pub fn new() -> Self {
+        Self::with_seed(3)
+    }
+
+    /// One with other weights.
+    pub fn with_seed(seed: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let space = space();
-        let weights = Weights::random(&layout(&space, 10), 3, GammaInit::Random);
+        let weights = Weights::random(&layout(&space, 10), seed, GammaInit::Random);
         let draft = Draft {
             name: "test".into(),
             labels: (0..10).map(|class| format!("class {class}")).collect(),

@@ -1,6 +1,9 @@
 //! `bignas bench` against the real server.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::mpsc;
 
 use serde_json::Value;
 
@@ -47,6 +50,54 @@ fn loads_of_every_kind_are_measured() {
     let report: Value = serde_json::from_slice(&std::fs::read(here.join("out.json")).unwrap()).unwrap();
     assert_eq!((&report["summary"]["refused"], &report["summary"]["throughput"]), (&1.0.into(), &0.0.into()));
     assert!(report["summary"]["refusal_p99_ms"].as_f64() > Some(0.0));
+}
+
+/// Answers every request on one connection after another with a JSON of its own; the first line of each request is sent on.
+fn foreign_server() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, requests) = mpsc::channel();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut connection, seen) = (BufReader::new(connection.unwrap()), seen.clone());
+            std::thread::spawn(move || {
+                while let Some((first, length)) = read_head(&mut connection) {
+                    connection.read_exact(&mut vec![0; length]).unwrap();
+                    let _ = seen.send(first);
+                    connection.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"top\":1}").unwrap();
+                }
+            });
+        }
+    });
+    (url, requests)
+}
+
+/// The first line of a request, and the length of its body; none where the client has left.
+fn read_head(connection: &mut impl BufRead) -> Option<(String, usize)> {
+    let mut lines = connection.lines().map_while(Result::ok);
+    let (first, mut length) = (lines.next()?, 0);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+            length = value.parse().unwrap();
+        }
+    }
+    Some((first, length))
+}
+
+#[test]
+fn any_server_can_be_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    std::fs::write(here.join("image.png"), b"any").unwrap();
+    let (url, requests) = foreign_server();
+    let output = bench(&url, here, &["--path", "/v1/predict", "--windows", "1", "--connections", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(here.join("out.json")).unwrap()).unwrap();
+    let summary = &report["summary"];
+    assert!(summary["throughput"].as_f64() > Some(10.0), "{summary}");
+    assert_eq!((&summary["mean_accuracy"], &summary["children"]), (&Value::Null, &serde_json::json!({})));
+    assert_eq!(requests.recv().unwrap(), "POST /v1/predict HTTP/1.1");
+    assert!(!bench(&url, here, &["--path", "predict"]).status.success(), "a path begins with a slash");
 }
 
 #[test]

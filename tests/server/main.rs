@@ -9,5 +9,8 @@ mod classify;
 mod harness;
 mod lifecycle;
 mod load;
+mod metrics;
+mod prometheus;
+mod reload;
 mod shipped_model;
 mod table_one;

@@ -23,13 +23,13 @@ impl Bench {
     }
 
     fn push(&mut self, payload: char, choices: &[u64], deadline_ms: u64) -> Result<(), Refused<char>> {
-        let request = Waiting { images: 1, choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
+        let request = Waiting { images: 1, prepare: ms(0), choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
         self.queue.push(request, self.start, Busy::default(), &costs)
     }
 
     /// The child and the payloads of the next run, `after_ms` from the start, with no other worker idle.
     fn next(&mut self, after_ms: u64) -> Option<(u64, String)> {
-        let run = self.queue.next(self.start + ms(after_ms), Busy::default(), &costs, |_| false)?;
+        let run = self.queue.next(self.start + ms(after_ms), Busy::default(), &costs)?;
         Some((run.child, run.requests.iter().map(|request| request.payload).collect()))
     }
 }
@@ -54,7 +54,7 @@ fn the_nearest_deadline_comes_first() {
 
 #[test]
 fn the_child_shrinks_with_the_slack() {
-    for (after_ms, child) in [(0, 10), (90, 10), (91, 4), (96, 4), (97, 1), (120, 1)] {
+    for (after_ms, child) in [(0, 10), (90, 10), (91, 4), (96, 4), (97, 1), (99, 1)] {
         let mut bench = Bench::new(1, 1_000);
         bench.push('a', &ALL, 100).unwrap();
         assert_eq!(bench.next(after_ms), Some((child, "a".into())), "{after_ms} ms later");
@@ -64,11 +64,11 @@ fn the_child_shrinks_with_the_slack() {
 /// With 10 ms of its own, the head would still be in time; those behind it would not.
 #[test]
 fn the_child_shrinks_for_those_behind() {
-    for (behind, child) in [(0, 10), (6, 10), (7, 4), (12, 4), (13, 1)] {
+    for (behind, child) in [(0, 10), (2, 10), (3, 4), (8, 4), (9, 1)] {
         let mut bench = Bench::new(1, 1_000);
-        bench.push('a', &ALL, 15).unwrap();
-        (0..behind).for_each(|_| bench.push('b', &[1], 16).unwrap());
-        let alone = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs, |_| false).unwrap();
+        bench.push('a', &ALL, 11).unwrap();
+        (0..behind).for_each(|_| bench.push('b', &[1], 12).unwrap());
+        let alone = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
         assert_eq!(alone.child, child, "{behind} behind it");
     }
 }
@@ -86,13 +86,31 @@ fn hopeless_requests_are_refused_at_once() {
     assert_eq!(bench.push('a', &[10], 9), Err(Refused::TooLate('a')));
     bench.push('b', &[10], 10).unwrap();
     assert_eq!(bench.push('c', &[10], 19), Err(Refused::TooLate('c')), "after b there are 9 ms left");
-    bench.push('d', &[10, 4], 14).unwrap();
+    assert_eq!(bench.push('c', &[10], 21), Err(Refused::TooLate('c')), "the wait may turn out a fifth longer");
+    bench.push('d', &[10, 4], 17).unwrap();
     let mut two = Bench::new(2, 1_000);
-    two.push('a', &[10], 15).unwrap();
-    two.push('b', &[10], 15).unwrap();
+    two.push('a', &[10], 16).unwrap();
+    two.push('b', &[10], 16).unwrap();
     let running = Busy { left: ms(20), idle: 0 };
-    let request = Waiting { images: 1, choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
+    let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
     assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
+}
+
+#[test]
+fn preparing_counts_like_running() {
+    let mut bench = Bench::new(1, 1_000);
+    let request = |prepare_ms, deadline_ms, payload| {
+        let deadline = bench.start + ms(deadline_ms);
+        Waiting { images: 1, prepare: ms(prepare_ms), choices: ALL.to_vec(), deadline, payload }
+    };
+    let requests = [request(20, 21, 'a'), request(0, 100, 'b'), request(90, 100, 'c'), request(10, 100, 'd')];
+    let outcomes = requests.map(|request| bench.queue.push(request, bench.start, Busy::default(), &costs).is_ok());
+    assert_eq!(outcomes, [true, true, false, true], "c would have to begin at 22 ms");
+    let run = bench.queue.next(bench.start, Busy::default(), &costs).unwrap();
+    assert_eq!((run.child, run.predicted), (1, ms(21)), "time for the smallest only");
+    let rest = bench.queue.next(bench.start + ms(98), Busy::default(), &costs).unwrap();
+    let (head, predicted) = (rest.requests[0].payload, rest.predicted);
+    assert_eq!((rest.requests.len(), head, rest.child, predicted), (1, 'b', 1, ms(1)), "d needs 10 ms before it can run along");
 }
 
 #[test]
@@ -122,7 +140,7 @@ fn batches_are_made_where_they_pay_and_nobody_is_late() {
     }
     assert_eq!(bench.next(0), Some((4, "a".into())), "together they would take as long as apart");
     let mut tight = Bench::new(1, 1_000);
-    for (payload, deadline_ms) in [('a', 2), ('b', 3), ('c', 3)] {
+    for (payload, deadline_ms) in [('a', 2), ('b', 3), ('c', 4)] {
         tight.push(payload, &[1], deadline_ms).unwrap();
     }
     assert_eq!(tight.next(0), Some((1, "abc".into())), "2 ms");
@@ -147,7 +165,7 @@ fn idle_workers_are_better_than_batches() {
     for payload in ['a', 'b'] {
         bench.push(payload, &[1], 100).unwrap();
     }
-    let run = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs, |_| false).unwrap();
+    let run = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
     assert_eq!(run.requests.len(), 1);
     assert_eq!(bench.queue.images(), 1);
 }
@@ -158,7 +176,19 @@ fn those_who_left_are_dropped() {
     for payload in ['a', 'b', 'c'] {
         bench.push(payload, &[4], 100).unwrap();
     }
-    let run = bench.queue.next(bench.start, Busy::default(), &costs, |payload| *payload != 'b').unwrap();
-    assert_eq!(run.requests[0].payload, 'b');
+    bench.queue.drop_gone(|payload| *payload != 'b');
+    assert_eq!(bench.next(0), Some((4, "b".into())));
     assert_eq!(bench.queue.images(), 0);
+}
+
+#[test]
+fn those_who_are_late_already_cost_no_work() {
+    let mut bench = Bench::new(1, 1_000);
+    for (payload, choices, deadline_ms) in [('a', &[10, 4][..], 20), ('b', &[4], 30), ('c', &[1], 100)] {
+        bench.push(payload, choices, deadline_ms).unwrap();
+    }
+    let mut late_at = |after_ms| bench.queue.next_late(bench.start + ms(after_ms), &costs);
+    assert_eq!([late_at(16), late_at(17), late_at(17)], [None, Some('a'), None]);
+    assert_eq!([late_at(27), late_at(27)], [Some('b'), None]);
+    assert_eq!(bench.queue.images(), 1);
 }

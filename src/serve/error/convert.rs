@@ -3,7 +3,7 @@
 use axum::extract::rejection::{PathRejection, QueryRejection};
 
 use super::{ApiError, Code};
-use crate::engine::{AddError, BuildError, ClassifyError, RemoveError, ResolveError};
+use crate::engine::{AddError, BuildError, ClassifyError, PictureError, RemoveError, ResolveError};
 use crate::image::DecodeError;
 use crate::serve::wire::Smallest;
 
@@ -34,6 +34,11 @@ impl From<ClassifyError> for ApiError {
                 problem.0.retry_after_s = Some(retry_after_s);
                 problem
             }
+            ClassifyError::Picture { ref source, .. } => match **source {
+                PictureError::Decode(DecodeError::TooLarge { .. }) => Self::of(Code::ImageTooLarge, error),
+                PictureError::Decode(_) => Self::of(Code::InvalidImage, error),
+                PictureError::Shape(_) => Self::internal(error),
+            },
             ClassifyError::TooLate => Self::new(Code::DeadlineExceeded, error.to_string()),
             ClassifyError::ShuttingDown => Self::new(Code::ShuttingDown, error.to_string()),
             ClassifyError::Build(error) => error.into(),
@@ -70,16 +75,6 @@ impl From<RemoveError> for ApiError {
             RemoveError::Family(_) => Code::FamilyMember,
         };
         Self::new(code, error.to_string())
-    }
-}
-
-impl From<DecodeError> for ApiError {
-    fn from(error: DecodeError) -> Self {
-        let code = match error {
-            DecodeError::TooLarge { .. } => Code::ImageTooLarge,
-            _ => Code::InvalidImage,
-        };
-        Self::of(code, error)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ChildChoices;
+use super::{ChildChoices, Device};
 use crate::checkpoint::{AccuracyKind, AccuracySource};
 use crate::engine::{ChildState, ChildStatus};
 use crate::space::ChildId;
@@ -67,6 +67,8 @@ enum AccuracyKindDoc {
 /// The children of the model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Children {
+    /// What latencies were measured on, and networks run on.
+    pub device: Device,
     /// Cheapest first.
     pub children: Vec<ChildDetails>,
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::DeviceInfo;
+use crate::engine::{DeviceInfo, Engine};
 
 /// Whether the process lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,21 +31,41 @@ pub struct Readiness {
     pub device: Device,
 }
 
+impl Readiness {
+    pub(in crate::serve) fn of(engine: &Engine) -> Self {
+        let card = engine.card();
+        Self {
+            status: "ready",
+            model: card.name.clone(),
+            weights_sha256: card.weights_sha256.clone(),
+            children: engine.children().len(),
+            device: engine.device().into(),
+        }
+    }
+}
+
 /// What networks run on.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Device {
     /// The execution provider.
     #[schema(example = "cpu")]
     pub provider: String,
+    /// The provider, which of its devices, and the precision, such as `cuda:0 float32`.
+    #[schema(example = "cpu")]
+    pub device: String,
     /// What ONNX Runtime says of its build.
     pub runtime: String,
-    /// Networks that run side by side, on one thread each.
+    /// Networks that run side by side.
     #[schema(example = 2)]
     pub workers: usize,
+    /// Threads that each of them runs on.
+    #[schema(example = 1)]
+    pub threads_per_run: usize,
 }
 
 impl From<DeviceInfo> for Device {
     fn from(device: DeviceInfo) -> Self {
-        Self { provider: device.provider, runtime: device.runtime, workers: device.workers }
+        let DeviceInfo { provider, device, runtime, workers, threads_per_run } = device;
+        Self { provider, device, runtime, workers, threads_per_run }
     }
 }

@@ -1,0 +1,138 @@
+"""A server under measurement, and what asks it things."""
+
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+READY_S = 600
+
+
+def request(url, body=None, method=None, status_only=False):
+    """The JSON of an answer; a dictionary is sent as JSON, bytes as an image."""
+    headers = {}
+    if isinstance(body, dict):
+        body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    elif body is not None:
+        headers = {"Content-Type": "application/octet-stream"}
+    asked = urllib.request.Request(url, data=body, headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(asked, timeout=READY_S) as answer:
+            text = answer.read()
+            return answer.status if status_only else json.loads(text or "null")
+    except urllib.error.HTTPError as error:
+        if status_only:
+            return error.code
+        raise SystemExit(f"error: {url}: {error.code} {error.read().decode()}") from error
+
+
+class Server:
+    """`bignas serve` on a free port, with a cache of its own, until the block ends."""
+
+    def __init__(self, bignas, model, flags):
+        self.cache = tempfile.mkdtemp(prefix="bignas-bench-")
+        command = [bignas, "serve", "--port", "0", "--model", model, "--cache-dir", self.cache, *map(str, flags)]
+        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        if not found:
+            raise SystemExit(f"error: the server said {line!r}")
+        self.url = found.group().rstrip("/.,")
+
+    def __enter__(self):
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            try:
+                if request(self.url + "/readyz", status_only=True) == 200:
+                    return self
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise SystemExit("error: the server is not ready")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    @staticmethod
+    def random_model(bignas, folder):
+        """Table 1's single-stage model with random weights."""
+        command = [bignas, "init", "--space", "bignas", "--classes", "1000", "--calibration-images", "64", "-o", folder]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        return folder
+
+    def children(self):
+        return request(self.url + "/children")["children"]
+
+    def cheapest(self):
+        return self.children()[0]["id"]
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as status:
+            return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
+
+    def metric(self, name):
+        with urllib.request.urlopen(self.url + "/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        return float(re.search(rf"^{name} (\S+)", text, re.MULTILINE).group(1))
+
+
+def bench(args, server, ask, *flags, image=None):
+    """What `bignas bench` finds."""
+    flags = list(flags)
+    if "--windows" not in flags:
+        flags += ["--windows", 10]
+    out = os.path.join(server.cache, "bench")
+    command = [args.bignas, "bench", "--url", server.url, "--image", image or args.photo, "--output", out, "--ask", ask, *flags]
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: bignas bench: {done.stderr}")
+    with open(out + ".json", encoding="utf-8") as file:
+        found = json.load(file)
+    return found.get("summary", found)
+
+
+def service_times(server, ask, image, clients, count):
+    """Seconds that decoding and inference took, as the answers say, with so many clients at a time."""
+    where, body = urllib.parse.urlsplit(server.url), image.read_bytes()
+    found = []
+
+    def client():
+        connection = http.client.HTTPConnection(where.hostname, where.port)
+        for _ in range(count):
+            connection.request("POST", "/classify?" + ask, body, {"Content-Type": "application/octet-stream"})
+            timing = json.loads(connection.getresponse().read())["timing_ms"]
+            found.append((timing["decode"] + timing["inference"]) / 1e3)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return found[len(found) // 10 :]
+
+
+def random_choices(server, seed):
+    """Children that the server does not know: known ones, recombined stage by stage."""
+    chance = random.Random(seed)
+    # The cheapest three differ enough, and what is made of them is built soon.
+    known = [child["choices"] for child in server.children()[:3]]
+    seen = {json.dumps(choices, sort_keys=True) for choices in known}
+    while True:
+        parents = [chance.choice(known) for _ in range(2)]
+        mixed = {
+            key: [chance.choice(pair) for pair in zip(*(parent[key] for parent in parents))] if isinstance(value, list) else chance.choice(parents)[key]
+            for key, value in parents[0].items()
+        }
+        text = json.dumps(mixed, sort_keys=True)
+        if text not in seen:
+            seen.add(text)
+            yield mixed

@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Measure what `bignas serve` does under load: queueing, overload, bursts, builds beside traffic, many children, panics, hours.
+
+    under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build children panics soak]
+
+BIGNAS is the release binary (`make bench-load` builds it). Each measurement starts a server of its own, with a cache of its own;
+load comes from `bignas bench` on the same cores. Table 1's smallest child has random weights. Writes under_load.json into DIR, prints
+every figure beside its target, and exits with 1 where one is missed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from ideal_queue import latencies, quantile
+from load_server import Server, bench, random_choices, request, service_times
+
+HERE = Path(__file__).resolve().parent
+IDEAL_ARRIVALS = 200_000
+
+
+class Report:
+    """Figures beside their targets."""
+
+    def __init__(self):
+        self.rows, self.missed = {}, 0
+
+    def add(self, name, value, target, holds, **detail):
+        self.missed += not holds
+        self.rows[name] = {"value": value, "target": target, "holds": bool(holds), **detail}
+        print(f"{'ok  ' if holds else 'MISS'} {name}: {value:.4g} (target {target})  {json.dumps(detail)}", flush=True)
+
+
+def table_one(args, *flags):
+    return Server(args.bignas, args.random, flags)
+
+
+def capacity(args, server, ask):
+    return bench(args, server, ask, "--arrivals", "closed", "--connections", 2 * args.cores)["throughput"]
+
+
+def poisson(args, report):
+    """p99 at 70 % of capacity against an ideal queue with the same service times and workers."""
+    with table_one(args) as server:
+        ask = f"child={server.cheapest()}"
+        most = capacity(args, server, ask)
+        services = service_times(server, ask, args.photo, args.cores, 400)
+        closed = bench(args, server, ask, "--arrivals", "closed", "--connections", args.cores, "--windows", 3)
+        around = max(0.0, closed["p50_ms"] / 1e3 - quantile(services, 0.5))
+        found = bench(args, server, ask, "--arrivals", "poisson", "--rate", 0.7 * most, "--connections", 256, "--windows", 6)
+    ideal = latencies([service + around for service in services], args.cores, 0.7 * most, IDEAL_ARRIVALS)
+    ideal_ms = quantile(ideal, 0.99) * 1e3
+    detail = {"p99_ms": found["p99_ms"], "ideal_p99_ms": round(ideal_ms, 3), "capacity": round(most, 1)}
+    report.add("poisson at 70 %: p99 over the ideal queue's", found["p99_ms"] / ideal_ms, "<= 1.25", found["p99_ms"] <= 1.25 * ideal_ms, **detail)
+
+
+def overload(args, report):
+    """Goodput and refusals at four times the capacity."""
+    with table_one(args) as server:
+        ask = f"child={server.cheapest()}"
+        most = capacity(args, server, ask)
+        deadline = ("--deadline-ms", 500)
+        found = bench(args, server, ask, "--arrivals", "poisson", "--rate", 4 * most, "--connections", 512, "--windows", 6, *deadline)
+    ratio, refusal = found["goodput"] / most, found["refusal_p99_ms"]
+    report.add("overload: goodput over capacity", ratio, ">= 0.95", ratio >= 0.95, capacity=round(most, 1), statuses=found["statuses"])
+    report.add("overload: p99 of a refusal, ms", refusal, "< 5", refusal < 5)
+
+
+def bursts(args, report):
+    """Deadlines met and accuracy served in bursts, against every child alone."""
+    with Server(args.bignas, args.model, ()) as server:
+        children = server.children()
+        example = args.model / "example.png"
+        smallest = children[0]
+        most = bench(args, server, f"child={smallest['id']}", "--connections", 4 * args.cores, image=example)["throughput"]
+        service_ms = quantile(service_times(server, f"child={smallest['id']}", example, 1, 2000), 0.5) * 1e3
+        deadline_ms, rate = 50 * service_ms, most / 2
+        flags = ("--arrivals", "gamma", "--cv2", 8, "--rate", rate, "--connections", 512, "--windows", 6, "--deadline-ms", deadline_ms)
+        found = bench(args, server, "", *flags, image=example)
+        alone = {child["id"]: bench(args, server, f"child={child['id']}", *flags, image=example)["in_time"] for child in children}
+    detail = {"capacity": round(most), "deadline_ms": round(deadline_ms, 3), "refused": found["refused"], "degraded": found["degraded"]}
+    report.add("bursts: deadlines met", found["in_time"], ">= 0.999", found["in_time"] >= 0.999, **detail)
+    meeting = [child["accuracy"] for child in children if alone[child["id"]] >= 0.999]
+    bar = max(meeting, default=0.0)
+    report.add("bursts: mean accuracy", found["mean_accuracy"], f"> {bar}", found["mean_accuracy"] > bar, alone=alone)
+
+
+def build(args, report):
+    """The hot child's p99 while another is built, against before."""
+    with table_one(args) as server:
+        ask = f"child={server.cheapest()}"
+        rate = capacity(args, server, ask) / 2
+        flags = ("--arrivals", "poisson", "--rate", rate, "--windows", 4)
+        before = bench(args, server, ask, *flags)["p99_ms"]
+        builds, chance = 0, random_choices(server, 7)
+        done = threading.Event()
+
+        def keep_building():
+            nonlocal builds
+            while not done.is_set():
+                added = request(server.url + "/children", {"choices": next(chance)})
+                request(server.url + f"/children/{added['id']}", method="DELETE")
+                builds += 1
+
+        thread = threading.Thread(target=keep_building)
+        thread.start()
+        during = bench(args, server, ask, *flags)["p99_ms"]
+        done.set()
+        thread.join()
+    detail = {"before_ms": before, "during_ms": during, "builds": builds}
+    report.add("build beside half load: p99 over before", during / before, "<= 1.2", during <= 1.2 * before, **detail)
+
+
+def children(args, report):
+    """Memory of one hundred loaded children, and the latency of a hot one."""
+    flags = ("--max-added-children", 128, "--memory-limit-bytes", 16 << 30)
+    with table_one(args, *flags) as server:
+        ask = f"child={server.cheapest()}"
+        bench(args, server, ask, "--connections", 1, "--windows", 1)
+        alone = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
+        empty, weights = server.resident_bytes(), 0
+        for choices, _ in zip(random_choices(server, 3), range(100)):
+            added = request(server.url + "/children", {"choices": choices})
+            request(server.url + f"/classify?child={added['id']}", args.photo.read_bytes())
+            weights += 4 * added["params"]
+        memory = (server.resident_bytes() - empty) / weights
+        beside = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
+    report.add("100 children: memory over their weights", memory, "<= 1.5", memory <= 1.5, weights_mb=round(weights / 1e6))
+    report.add("100 children: hot p50 over one loaded", beside / alone, "<= 1.1", beside <= 1.1 * alone, alone_ms=alone, beside_ms=beside)
+
+
+def panics(args, report):
+    """What a panic every five seconds costs beyond its own batch, and how soon answers come again."""
+    with table_one(args, "--inject-panic-every-ms", 5000) as server:
+        path, body = f"/classify?child={server.cheapest()}", args.photo.read_bytes()
+        outcomes, end = [], time.monotonic() + 60
+
+        def client():
+            while time.monotonic() < end:
+                status = request(server.url + path, body, status_only=True)
+                outcomes.append((time.monotonic(), status))
+
+        clients = [threading.Thread(target=client) for _ in range(args.cores)]
+        [thread.start() for thread in clients]
+        [thread.join() for thread in clients]
+        counted = server.metric("bignas_panics_total")
+    outcomes.sort()
+    failures = [at for at, status in outcomes if status != 200]
+    recovery = max((min((later - at for later, status in outcomes if later > at and status == 200), default=60) for at in failures), default=0)
+    lost = len(failures) - counted
+    report.add("panics: requests lost beyond their own batch", lost, "0", counted > 5 and lost == 0, panics=counted, answers=len(outcomes))
+    report.add("panics: recovery, s", recovery, "< 0.5", recovery < 0.5)
+
+
+def soak(args, report):
+    """Growth of memory over ten minutes with evictions and rebuilds."""
+    with Server(args.bignas, args.model, ()) as server:
+        body, ids = (args.model / "example.png").read_bytes(), [child["id"] for child in server.children()]
+        end, cycles, choices = time.monotonic() + args.soak_s, 0, random_choices(server, 11)
+        first = None
+        while time.monotonic() < end:
+            added = request(server.url + "/children", {"choices": next(choices)})
+            for child in (*ids, added["id"]):
+                request(server.url + f"/classify?child={child}", body)
+            request(server.url + f"/children/{added['id']}", method="DELETE")
+            cycles += 1
+            if cycles == 20:
+                first = server.resident_bytes()
+            time.sleep(max(0.0, args.soak_s / 220 - 0.1))
+        growth = (server.resident_bytes() - first) / 1e6
+    report.add("soak: growth of memory, MB", growth, "< 50", growth < 50 and cycles >= 200, cycles=cycles, seconds=args.soak_s)
+
+
+MEASUREMENTS = {run.__name__: run for run in (poisson, overload, bursts, build, children, panics, soak)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("bignas", type=Path)
+    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=HERE.parent / "models/fashion-mnist")
+    parser.add_argument("--output", type=Path, default=Path("."))
+    parser.add_argument("--cores", type=int, default=len(__import__("os").sched_getaffinity(0)))
+    parser.add_argument("--soak-s", type=float, default=600)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS))
+    args = parser.parse_args()
+    args.bignas, args.output = args.bignas.absolute(), args.output.absolute()
+    args.output.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    with tempfile.TemporaryDirectory() as folder:
+        args.random = Server.random_model(args.bignas, Path(folder) / "random")
+        for name in args.only:
+            MEASUREMENTS[name](args, report)
+    (args.output / "under_load.json").write_text(json.dumps(report.rows, indent=2) + "\n", encoding="utf-8")
+    sys.exit(report.missed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+//! Replacing the model under traffic: the new one is opened, checked and warmed beside the old, then takes over in one step.
+//!
+//! Whoever asks meanwhile, and whatever is in flight at that step, is answered by the old one. One that cannot be opened, or lacks a
+//! child that it should have, changes nothing.
+
+use std::error::Error;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{FromRef, State};
+use tokio::sync::Mutex;
+
+use super::AppState;
+use super::auth::Admin;
+use super::docs::ReloadProblems;
+use super::error::{ApiError, Code};
+use super::wire::Readiness;
+use crate::engine::Engine;
+
+/// How often the new engine is asked whether it is ready.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Opens the model anew, from where the server was told to take it, and starts an engine for it.
+pub type Opener = Arc<dyn Fn() -> Result<Engine, Box<dyn Error + Send + Sync>> + Send + Sync>;
+
+/// A server whose model can be replaced; clones share everything.
+#[derive(Clone)]
+pub struct Server {
+    current: Arc<RwLock<AppState>>,
+    opener: Option<Opener>,
+    /// Held while a model is being replaced.
+    replacing: Arc<Mutex<()>>,
+}
+
+/// A server of one model for good.
+impl From<AppState> for Server {
+    fn from(state: AppState) -> Self {
+        Self { current: Arc::new(RwLock::new(state)), opener: None, replacing: Arc::default() }
+    }
+}
+
+/// A request sees one model from its beginning to its end.
+impl FromRef<Server> for AppState {
+    fn from_ref(server: &Server) -> Self {
+        server.state()
+    }
+}
+
+impl Server {
+    /// A server that begins with `state`; `opener` opens what replaces it.
+    #[must_use]
+    pub fn new(state: AppState, opener: Opener) -> Self {
+        Self { opener: Some(opener), ..state.into() }
+    }
+
+    /// What serves at the moment.
+    #[must_use]
+    pub fn state(&self) -> AppState {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the model, and returns what serves from then on.
+    ///
+    /// # Errors
+    /// A problem where a replacement is under way, or the new model does not work.
+    pub async fn reload(&self) -> Result<AppState, ApiError> {
+        let metrics = Arc::clone(self.state().engine.metrics());
+        let replaced = self.replace().await;
+        metrics.model_reloads.with_label_values(&[if replaced.is_ok() { "ok" } else { "error" }]).inc();
+        match &replaced {
+            Ok(state) => {
+                tracing::info!(model = state.engine.card().name, sha256 = state.engine.card().weights_sha256, "the model was replaced")
+            }
+            Err(error) => tracing::warn!(%error, "the model was not replaced; the old one serves on"),
+        }
+        replaced
+    }
+
+    async fn replace(&self) -> Result<AppState, ApiError> {
+        let opener = self.opener.clone().ok_or_else(|| ApiError::new(Code::ReloadRefused, "this server has one model for good"))?;
+        let Ok(_alone) = self.replacing.try_lock() else {
+            return Err(ApiError::new(Code::ReloadRefused, "a model is being replaced already; ask again when that is done"));
+        };
+        let begin = Instant::now();
+        let opened = tokio::task::spawn_blocking(move || opener()).await.map_err(ApiError::internal)?;
+        let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;
+        while !engine.ready() {
+            tokio::time::sleep(POLL).await;
+        }
+        if let Some(child) = engine.unmeasured() {
+            let detail = format!("child {child} of the new model cannot be built, or does not run: the log says why");
+            return Err(ApiError::new(Code::InvalidModel, detail));
+        }
+        let old = self.state();
+        let new = old.with(engine);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
+        // Its threads end with the last request in flight, which takes a while.
+        tokio::task::spawn_blocking(move || drop(old));
+        Ok(new)
+    }
+}
+
+/// What an error says, and its causes, in one line: whoever replaces a model needs all of it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Replace the model
+///
+/// Opens the model's directory anew, checks it, builds and measures its family beside the one that serves, and lets it take over in one
+/// step: no request is lost, and none is answered half by the one and half by the other. A model that does not work changes nothing.
+/// The answer comes when all is done. SIGHUP does the same. Where the server listens beyond loopback, or has an admin key, this needs the
+/// key.
+#[utoipa::path(
+    post,
+    path = "/model/reload",
+    tag = "model",
+    security((), ("admin_key" = [])),
+    responses((status = 200, description = "This is what serves from now on.", body = Readiness), ReloadProblems)
+)]
+pub(super) async fn reload(_: Admin, State(server): State<Server>) -> Result<Json<Readiness>, ApiError> {
+    // A client that leaves, or a deadline that passes, does not stop what has begun.
+    let reloading = tokio::spawn(async move { server.reload().await });
+    let state = reloading.await.map_err(ApiError::internal)??;
+    Ok(Json(Readiness::of(&state.engine)))
+}

@@ -1,0 +1,68 @@
+//! What an accelerator answers is what the processor answers. `make test-gpu` runs this on a machine that has one: `ORT_DYLIB_PATH`
+//! names an ONNX Runtime with the CUDA and TensorRT providers, whose libraries are where the loader finds them.
+
+mod common;
+
+use std::sync::Arc;
+
+use bignas::engine::{Engine, EngineOptions};
+use bignas::image::Patch;
+use bignas::metrics::Metrics;
+use clap::Parser;
+use common::{TestModel, noise, runtime};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    options: EngineOptions,
+}
+
+fn engine(model: &TestModel, cache: &tempfile::TempDir, flags: &[&str]) -> Engine {
+    let fixed = ["test", "--warm-up", "false", "--cache-dir", cache.path().to_str().unwrap()];
+    let options = Flags::parse_from(fixed.iter().chain(flags)).options;
+    let runtime = runtime().on(options.device().unwrap()).unwrap();
+    Engine::start(model.open(), runtime, Arc::new(Metrics::new().unwrap()), options, None).unwrap()
+}
+
+/// Every child, with batches that fill a fixed size and with those that do not.
+async fn agrees_with_the_processor(flags: &[&str], tolerance: f32) {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let (expected, device) = (engine(&model, &cache, &[]), engine(&model, &cache, flags));
+    assert_eq!(device.device().provider, *flags.get(1).unwrap_or(&"cpu"));
+    let images = noise(33, 28, 1);
+    let patch = |index: usize| Patch { size: 28, channels: 1, data: images.data[index * 28 * 28..][..28 * 28].to_vec() };
+    for child in expected.children() {
+        for count in [1, 3, 33] {
+            let patches: Vec<Patch> = (0..count).map(patch).collect();
+            let by_processor = expected.classify(child.child.id(), patches.clone()).await.unwrap().logits;
+            let by_device = device.classify(child.child.id(), patches).await.unwrap().logits;
+            assert_eq!((by_device.len(), by_processor.len()), (count, count));
+            let pairs = by_device.iter().flatten().zip(by_processor.iter().flatten());
+            let furthest = pairs.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+            assert!(furthest <= tolerance, "child {}, {count} images: {furthest} apart", child.child.id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_processor_agrees_with_itself() {
+    agrees_with_the_processor(&[], 1e-5).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a GPU: make test-gpu"]
+async fn cuda_agrees_with_the_processor() {
+    agrees_with_the_processor(&["--device", "cuda"], 1e-3).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a GPU: make test-gpu"]
+async fn tensorrt_agrees_with_the_processor() {
+    agrees_with_the_processor(&["--device", "tensorrt", "--precision", "float32"], 1e-3).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a GPU: make test-gpu"]
+async fn tensorrt_in_float16_agrees_with_the_processor() {
+    agrees_with_the_processor(&["--device", "tensorrt"], 3e-2).await;
+}
