@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,11 +61,13 @@ class Server:
 def until(condition, what):
     """Waits until `condition` gives something true, and returns it."""
     end = time.monotonic() + WAIT_S
-    while not (result := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not within {WAIT_S} s")
+    while time.monotonic() < end:
+        # What was found may be replaced before it is read: then it is looked for again.
+        with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+            if result := condition():
+                return result
         time.sleep(0.05)
-    return result
+    raise AssertionError(f"{what}: not within {WAIT_S} s")
 
 
 class Page:
@@ -108,7 +111,7 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector):
-        return self.find(selector).text
+        return until(lambda: (self.find(selector).text,), f"the text of {selector}")[0]
 
     def script(self, body, *arguments):
         return self.driver.execute_script(body, *arguments)
@@ -137,7 +140,6 @@ class Page:
 
     def answered(self, child=None):
         """Waits for an answer, of one child where it is named, and returns the first label."""
-        self.driver.implicitly_wait(0)
 
         def first():
             ids = [code.text for code in self.all("#answer-body .facts code")]

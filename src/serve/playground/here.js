@@ -14,15 +14,18 @@ let runs = 0;
 /** The picture and the answer that a run would be compared with. */
 let subject = null;
 
-/** Wires the panel; without the runtime, it says so. */
-export function start(described) {
-  model = described;
-  if (model.onnxruntime_web === null) {
-    byId('here-text').textContent =
-      'Run here is off: this server was started without onnxruntime-web (--onnxruntime-web DIR; make serve fetches it). ' +
-      'The file can be downloaded all the same.';
-  }
+/** Wires the panel. */
+export function start() {
   byId('here-run').addEventListener('click', run);
+}
+
+/** Takes what the server says of its model; without the runtime, the panel says so. */
+export function describe(described) {
+  model = described;
+  if (model.onnxruntime_web !== null) return;
+  byId('here-text').textContent =
+    'Run here is off: this server was started without onnxruntime-web (--onnxruntime-web DIR; make serve fetches it). ' +
+    'The file can be downloaded all the same.';
 }
 
 /** Takes the picture and its answer; null where there is none. */
@@ -129,7 +132,7 @@ function compare(answer, { logits, times }) {
           { class: 'note' },
           `Probabilities differ by ${gap < SMALL ? `less than ${percent(SMALL, 2)}` : `up to ${percent(gap, 2)}`}.`,
         ),
-        el('p', { class: 'note' }, 'One thread each; the browser runs WebAssembly.'),
+        el('p', { class: 'note' }, 'The browser runs it as WebAssembly, on one thread.'),
       ),
     ),
   );

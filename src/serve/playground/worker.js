@@ -23,7 +23,7 @@ self.onmessage = ({ data }) => {
 
 async function run({ runtime, graph, picture, preprocessing, resolution }) {
   const ort = await import(runtime);
-  // One thread, as on the server; more would need a page that is isolated from all others.
+  // More would need a page that is isolated from all others.
   ort.env.wasm.numThreads = 1;
   ort.env.logLevel = 'error';
   const channels = preprocessing.mean.length;
