@@ -140,6 +140,7 @@ mod tests {
             "/metrics",
             "/model",
             "/model/examples/{file}",
+            "/model/reload",
             "/openapi.json",
             "/readyz",
         ];
