@@ -75,12 +75,12 @@ test-kubernetes: ## Check docker/kubernetes against the published schemas, and a
 test-browser: ## Click through the playground in a headless Chromium (Debian packages, installed where root may)
 	scripts/install_browser.sh
 	cargo build --locked
-	@$(onnxruntime) $(onnxruntime_web) $(axe_core) $(PYTHON) -B tests/playground/test_page.py $(TARGET)/debug/bignas
+	@$(onnxruntime) $(onnxruntime_web) $(axe_core) $(PYTHON) -B tests/playground $(TARGET)/debug/bignas
 
 screenshots: build ## Write the playground's screenshots in docs/, from the binary that serves
 	scripts/install_browser.sh
 	@$(onnxruntime) $(onnxruntime_web) $(axe_core) BIGNAS_SCREENSHOTS=docs \
-	$(PYTHON) -B tests/playground/test_page.py $(TARGET)/release/bignas Playground.test_axe_finds_nothing_and_the_screenshots_are_taken
+	$(PYTHON) -B tests/playground $(TARGET)/release/bignas test_page.Playground.test_axe_finds_nothing_and_the_screenshots_are_taken
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check

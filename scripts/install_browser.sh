@@ -7,7 +7,7 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v chromedriver >/dev/null || missing+=(chromium-driver)
 command -v npm >/dev/null || missing+=(npm)
 # Screenshots should look the same everywhere.
-fc-list 2>/dev/null | grep -q Inter || missing+=(fontconfig fonts-inter)
+fc-list 2>/dev/null | grep Inter >/dev/null || missing+=(fontconfig fonts-inter)
 ((${#missing[@]})) || exit 0
 if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
   echo "error: ${missing[*]} missing; install them and run this again" >&2

@@ -49,7 +49,10 @@ impl Server {
     fn start(model: &TestModel, flags: &[&str]) -> Self {
         let cache = tempfile::tempdir().unwrap();
         let fixed = ["test", "--cache-dir", cache.path().to_str().unwrap(), "--workers", "1", "--warm-up", "false"];
-        let flags = Flags::parse_from(fixed.iter().chain(flags));
+        let has_runtime = flags.contains(&"--onnxruntime-web");
+        let mut flags = Flags::parse_from(fixed.iter().chain(flags));
+        // Whoever runs the tests may have the variable set.
+        flags.http.onnxruntime_web.take_if(|_| !has_runtime);
         let engine = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), flags.engine, None).unwrap();
         Self { router: app(AppState::new(engine, &flags.http)), _cache: cache }
     }

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,11 +61,13 @@ class Server:
 def until(condition, what):
     """Waits until `condition` gives something true, and returns it."""
     end = time.monotonic() + WAIT_S
-    while not (result := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not within {WAIT_S} s")
+    while time.monotonic() < end:
+        # What was found may be replaced before it is read: then it is looked for again.
+        with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+            if result := condition():
+                return result
         time.sleep(0.05)
-    return result
+    raise AssertionError(f"{what}: not within {WAIT_S} s")
 
 
 class Page:
@@ -89,10 +92,14 @@ class Page:
     def devtools(self, command, **parameters):
         return self.driver.execute_cdp_cmd(command, parameters)
 
-    def look(self, width=1280, height=900, scheme="light", scale=1):
+    def look(self, width=1280, height=900, scheme="light"):
         """Shows the page as on another screen."""
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 720)
+        # A scroll bar would take its width from the page, and not from the screenshot.
+        self.devtools("Emulation.setScrollbarsHidden", hidden=True)
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 720
+        )
 
     def open(self, base):
         self.driver.get(base + "/")
@@ -104,26 +111,35 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector):
-        return self.find(selector).text
+        return until(lambda: (self.find(selector).text,), f"the text of {selector}")[0]
 
     def script(self, body, *arguments):
         return self.driver.execute_script(body, *arguments)
 
     def errors(self):
         """What the console has complained about since the last look."""
-        return [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        return [
+            f"{entry['level']}: {entry['message']}"
+            for entry in self.driver.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
     def violations(self):
         """What axe-core finds, one line each."""
         self.script(AXE.read_text(encoding="utf-8"))
-        found = self.driver.execute_async_script("axe.run().then(arguments[0], (error) => arguments[0]({ error: String(error) }))")
-        assert "violations" in found, found
-        places = lambda rule: "; ".join(f"{node['target']} {node['any'][0]['message'] if node['any'] else ''}" for node in rule["nodes"][:3])
+        found = self.driver.execute_async_script(
+            "axe.run().then(arguments[0], (error) => arguments[0]({ error: String(error) }))"
+        )
+        assert "violations" in found and len(found["passes"]) > 20, found.get(
+            "error", "axe-core checked next to nothing"
+        )
+        places = lambda rule: "; ".join(
+            f"{node['target']} {node['any'][0]['message'] if node['any'] else ''}" for node in rule["nodes"][:3]
+        )
         return [f"{rule['id']} ({rule['impact']}): {places(rule)}" for rule in found["violations"]]
 
     def answered(self, child=None):
         """Waits for an answer, of one child where it is named, and returns the first label."""
-        self.driver.implicitly_wait(0)
 
         def first():
             ids = [code.text for code in self.all("#answer-body .facts code")]
@@ -138,8 +154,17 @@ class Page:
     def screenshot(self, path):
         """The whole page as a PNG."""
         height = self.script("return document.documentElement.scrollHeight")
-        picture = self.devtools("Page.captureScreenshot", captureBeyondViewport=True, clip={
-            "x": 0, "y": 0, "width": self.script("return document.documentElement.clientWidth"), "height": height, "scale": 1})
+        picture = self.devtools(
+            "Page.captureScreenshot",
+            captureBeyondViewport=True,
+            clip={
+                "x": 0,
+                "y": 0,
+                "width": self.script("return document.documentElement.clientWidth"),
+                "height": height,
+                "scale": 1,
+            },
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(picture["data"]))
 
@@ -161,8 +186,12 @@ def gate(base, key):
 
         def relay(self, body=None):
             if self.path.startswith("/classify") and self.headers.get("authorization") != f"Bearer {key}":
-                return self.answer(401, "application/problem+json", b'{"code": "unauthorized", "detail": "the gate wants a key"}')
-            kept = {name: value for name, value in self.headers.items() if name.lower() in ("content-type", "authorization")}
+                return self.answer(
+                    401, "application/problem+json", b'{"code": "unauthorized", "detail": "the gate wants a key"}'
+                )
+            kept = {
+                name: value for name, value in self.headers.items() if name.lower() in ("content-type", "authorization")
+            }
             with urllib.request.urlopen(urllib.request.Request(base + self.path, body, kept)) as reply:
                 return self.answer(reply.status, reply.headers["content-type"], reply.read())
 
@@ -183,7 +212,9 @@ def gate(base, key):
 
 def png(width, height, channels, value):
     """A PNG of 1 (grey), 3 (RGB) or 4 (RGBA) channels, each byte given by `value(x, y, channel)`."""
-    rows = (bytes(value(x, y, channel) & 255 for x in range(width) for channel in range(channels)) for y in range(height))
+    rows = (
+        bytes(value(x, y, channel) & 255 for x in range(width) for channel in range(channels)) for y in range(height)
+    )
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     head = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)

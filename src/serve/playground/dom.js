@@ -28,7 +28,8 @@ export function digits(value, significant = 3) {
   return value.toLocaleString('en', { minimumFractionDigits: Math.min(decimals, 4), maximumFractionDigits: Math.min(decimals, 4) });
 }
 
-export const ms = (value) => (value >= 1000 ? `${digits(value / 1000)} s` : `${value < 0.01 ? digits(value, 1) : digits(value, value < 1 ? 2 : 3)} ms`);
+export const ms = (value) =>
+  value >= 1000 ? `${digits(value / 1000)} s` : `${value < 0.01 ? digits(value, 1) : digits(value, value < 1 ? 2 : 3)} ms`;
 export const mmacs = (value) => `${digits(value)} MMACs`;
 export const percent = (fraction, decimals = 1) => `${(fraction * 100).toFixed(decimals)} %`;
 export const whole = (value) => value.toLocaleString('en');
@@ -44,10 +45,14 @@ export function softmax(logits) {
 /** One bar made of parts `{name, value, className}`, as long as their sum; what is drawn stands in its label too. */
 export function stack(node, parts, describe) {
   const total = parts.reduce((sum, part) => sum + part.value, 0);
-  node.replaceChildren(...parts.filter((part) => part.value > 0).map((part) => {
-    const segment = el('span', { class: part.className, title: `${part.name} ${describe(part.value)}` });
-    segment.style.flexGrow = part.value / total;
-    return segment;
-  }));
+  node.replaceChildren(
+    ...parts
+      .filter((part) => part.value > 0)
+      .map((part) => {
+        const segment = el('span', { class: part.className, title: `${part.name} ${describe(part.value)}` });
+        segment.style.flexGrow = part.value / total;
+        return segment;
+      }),
+  );
   node.setAttribute('aria-label', parts.map((part) => `${part.name} ${describe(part.value)}`).join(', '));
 }

@@ -5,6 +5,8 @@ import { byId } from './dom.js';
 import { AXES, costDomain, draw } from './plot.js';
 
 const STEPS = 1000;
+/** Between a child and what is said about it, in pixels. */
+const TIP_GAP_PX = 18;
 
 /** The panel's state: the children, and the budget in the unit of the axis. */
 const view = { children: [], axis: 'mflops', budget: 0, chosen: null, width: 0, height: 0 };
@@ -33,6 +35,14 @@ export function budget() {
   return within().length ? { [view.axis]: view.budget } : null;
 }
 
+/** Why no child can answer. */
+export function nothing() {
+  const known = costs();
+  return known.length
+    ? `No child is within this budget; the smallest takes ${AXES[view.axis].text(Math.min(...known))}.`
+    : 'No latency is measured yet.';
+}
+
 /** Shows which child answered. */
 export function answered(id) {
   view.chosen = id;
@@ -48,12 +58,11 @@ function within() {
 function setAxis(axis) {
   if (axis === view.axis) return;
   const best = within()[0] ?? view.children[0];
-  const costs = view.children.map(AXES[axis].cost).filter((cost) => cost !== null);
   view.axis = axis;
   byId('axis-mflops').setAttribute('aria-pressed', String(axis === 'mflops'));
   byId('axis-latency').setAttribute('aria-pressed', String(axis === 'latency_ms'));
   // The same child stays within reach.
-  setBudget(AXES[axis].cost(best) ?? Math.max(...costs, 0));
+  setBudget(AXES[axis].cost(best) ?? Math.max(...costs(), 0));
 }
 
 function setBudget(value) {
@@ -77,20 +86,26 @@ function redraw() {
   draw(byId('plot-svg'), view, { pick: (child) => setBudget(AXES[view.axis].cost(child)), point: showTip, leave: hideTip });
   const { text } = AXES[view.axis];
   const fitting = within().length;
-  const unmeasured = view.children.filter((child) => AXES[view.axis].cost(child) === null).length;
-  const count = fitting ? `${fitting} of ${view.children.length} children fit` : `no child is that small: the smallest takes ${text(smallest())}`;
+  const known = costs();
+  const unmeasured = view.children.length - known.length;
+  const least = known.length ? `, the smallest takes ${text(Math.min(...known))}` : '';
+  const count = fitting ? `${fitting} of ${view.children.length} children fit` : `none fits${least}`;
   byId('budget-text').textContent = `At most ${text(view.budget)}: ${count}${unmeasured ? `, ${unmeasured} not measured yet` : ''}`;
 }
 
-const smallest = () => Math.min(...view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null));
+/** The costs that are known, on the axis shown. */
+const costs = () => view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null);
 
-function showTip(child, px, py) {
+function showTip({ child, px, py }) {
   const tip = byId('tip');
   tip.replaceChildren(...configuration(child));
   tip.hidden = false;
-  const room = byId('plot').clientWidth - tip.offsetWidth;
-  tip.style.left = `${Math.max(0, Math.min(px > view.width / 2 ? px - tip.offsetWidth - 18 : px + 18, room))}px`;
-  tip.style.top = `${Math.max(0, Math.min(py - tip.offsetHeight / 2, view.height - tip.offsetHeight))}px`;
+  const isLeft = px > view.width / 2;
+  const left = isLeft ? px - tip.offsetWidth - TIP_GAP_PX : px + TIP_GAP_PX;
+  // Beside the child, or below the plot where that would cover it.
+  const fits = left >= 0 && left + tip.offsetWidth <= view.width;
+  tip.style.left = `${fits ? left : 0}px`;
+  tip.style.top = `${fits ? Math.max(0, Math.min(py - tip.offsetHeight / 2, view.height - tip.offsetHeight)) : view.height}px`;
 }
 
 function hideTip() {

@@ -8,24 +8,31 @@ const SMALL = 0.0001;
 
 let model = null;
 let worker = null;
+/** Runs that the worker has not answered, by number. */
+const pending = new Map();
+let runs = 0;
 /** The picture and the answer that a run would be compared with. */
 let subject = null;
-let runs = 0;
 
-/** Wires the panel; without the runtime, it says so. */
-export function start(described) {
-  model = described;
-  if (model.onnxruntime_web === null) {
-    byId('here-text').textContent = 'Run here is off: this server was started without onnxruntime-web (--onnxruntime-web DIR; make serve fetches it). '
-      + 'The file can be downloaded all the same.';
-  }
+/** Wires the panel. */
+export function start() {
   byId('here-run').addEventListener('click', run);
+}
+
+/** Takes what the server says of its model; without the runtime, the panel says so. */
+export function describe(described) {
+  model = described;
+  if (model.onnxruntime_web !== null) return;
+  byId('here-text').textContent =
+    'Run here is off: this server was started without onnxruntime-web (--onnxruntime-web DIR; make serve fetches it). ' +
+    'The file can be downloaded all the same.';
 }
 
 /** Takes the picture and its answer; null where there is none. */
 export function offer(picture, answer) {
-  const isSame = subject?.answer.child.id === answer?.child.id && subject?.picture === picture;
+  if (subject && subject.picture === picture && subject.answer.child.id === answer?.child.id) return;
   subject = answer && { picture, answer };
+  byId('here-body').replaceChildren();
   byId('here-run').disabled = !subject || model.onnxruntime_web === null;
   const link = byId('download');
   if (subject) {
@@ -36,37 +43,52 @@ export function offer(picture, answer) {
     link.removeAttribute('href');
     link.setAttribute('aria-disabled', 'true');
   }
-  if (!isSame) byId('here-body').replaceChildren();
 }
 
 async function run() {
-  const { picture, answer } = subject;
-  const button = byId('here-run');
-  runs += 1;
-  const number = runs;
-  button.disabled = true;
+  const mine = subject;
+  const { picture, answer } = mine;
+  byId('here-run').disabled = true;
   byId('here-body').replaceChildren(el('p', { class: 'note' }, 'Fetching the child and running it …'));
+  let show;
   try {
     const graph = await api.bytes(api.onnx(answer.child.id));
     const result = await ask({ graph, picture: picture.blob, preprocessing: model.preprocessing, resolution: answer.child.resolution });
-    if (number === runs && subject?.answer.child.id === answer.child.id && subject.picture === picture) compare(answer, result);
+    show = () => compare(answer, result);
   } catch (error) {
-    byId('here-body').replaceChildren(el('p', { class: 'problem', role: 'alert' }, error.message));
+    show = () => byId('here-body').replaceChildren(el('p', { class: 'problem', role: 'alert' }, error.message));
   }
-  button.disabled = !subject;
+  // Another child may have answered meanwhile, or about another picture.
+  if (subject !== mine) return;
+  byId('here-run').disabled = false;
+  show();
 }
 
 /** Has the worker run a child, so that the page stays awake. */
 function ask(message) {
-  worker ??= new Worker('/playground/worker.js', { type: 'module' });
+  worker ??= open();
+  runs += 1;
+  const number = runs;
   return new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
-    worker.onerror = (event) => {
-      worker = null;
-      reject(new Error(event.message || 'the worker could not be started'));
-    };
-    worker.postMessage({ ...message, runtime: new URL(model.onnxruntime_web, location.href).href }, [message.graph]);
+    pending.set(number, { resolve, reject });
+    worker.postMessage({ ...message, number, runtime: new URL(model.onnxruntime_web, location.href).href }, [message.graph]);
   });
+}
+
+function open() {
+  const opened = new Worker('/playground/worker.js', { type: 'module' });
+  opened.onmessage = ({ data: { number, error, ...result } }) => {
+    const { resolve, reject } = pending.get(number);
+    pending.delete(number);
+    if (error) reject(new Error(error));
+    else resolve(result);
+  };
+  opened.onerror = (event) => {
+    worker = null;
+    for (const { reject } of pending.values()) reject(new Error(event.message || 'the worker could not be started'));
+    pending.clear();
+  };
+  return opened;
 }
 
 function compare(answer, { logits, times }) {
@@ -77,16 +99,42 @@ function compare(answer, { logits, times }) {
   const gap = Math.max(...answer.predictions.map(({ index, probability }) => Math.abs(probability - probabilities[index])));
   const agrees = predictions[0].index === answer.predictions[0].index;
   const server = answer.child.latency_ms;
-  const column = (name, best, time, note) => el('div', null,
-    el('dt', null, name), el('dd', null, el('b', null, best.label), ` ${percent(best.probability)}`), el('dd', { class: 'time' }, time), el('dd', { class: 'note' }, note));
+  const column = (name, best, time, note) =>
+    el(
+      'div',
+      null,
+      el('dt', null, name),
+      el('dd', null, el('b', null, best.label), ` ${percent(best.probability)}`),
+      el('dd', { class: 'time' }, time),
+      el('dd', { class: 'note' }, note),
+    );
   byId('here-body').replaceChildren(
-    el('div', { class: 'versus' },
-      el('dl', null,
+    el(
+      'div',
+      { class: 'versus' },
+      el(
+        'dl',
+        null,
         column('This browser', predictions[0], ms(median), `median of ${times.length} runs`),
-        column('The server', answer.predictions[0], server === null ? '–' : ms(server), server === null ? 'not measured yet' : 'median, measured alone')),
-      el('div', { class: 'verdict' },
+        column(
+          'The server',
+          answer.predictions[0],
+          server === null ? '–' : ms(server),
+          server === null ? 'not measured yet' : 'median, measured alone',
+        ),
+      ),
+      el(
+        'div',
+        { class: 'verdict' },
         el('p', { class: agrees ? 'good' : 'bad' }, agrees ? '✓ Same answer' : '✗ Another answer'),
-        el('p', { class: 'note' }, `Probabilities differ by ${gap < SMALL ? `less than ${percent(SMALL, 2)}` : `up to ${percent(gap, 2)}`}.`),
-        el('p', { class: 'note' }, 'One thread each; the browser runs WebAssembly.'))));
+        el(
+          'p',
+          { class: 'note' },
+          `Probabilities differ by ${gap < SMALL ? `less than ${percent(SMALL, 2)}` : `up to ${percent(gap, 2)}`}.`,
+        ),
+        el('p', { class: 'note' }, 'The browser runs it as WebAssembly, on one thread.'),
+      ),
+    ),
+  );
   byId('here-body').dataset.gap = String(gap);
 }

@@ -27,7 +27,11 @@ export async function toggle(picture, children) {
   const { signal } = running;
   byId('ladder-run').textContent = 'Stop';
   try {
-    await climb(picture, [...children].sort((a, b) => b.mflops - a.mflops), signal);
+    await climb(
+      picture,
+      [...children].sort((a, b) => b.mflops - a.mflops),
+      signal,
+    );
   } catch (error) {
     if (!signal.aborted) byId('ladder-text').textContent = error.message;
   }
@@ -60,21 +64,27 @@ const head = (child) => el('p', { class: 'cost' }, el('b', null, digits(child.mf
 
 function rung({ child, best, isRight }, timing, isFirstWrong) {
   const verdict = isRight ? 'right' : 'wrong';
-  return el('li', { class: `rung ${verdict}${isFirstWrong ? ' first' : ''}` },
+  return el(
+    'li',
+    { class: `rung ${verdict}${isFirstWrong ? ' first' : ''}` },
     head(child),
     el('p', { class: 'says' }, el('span', { class: 'mark', role: 'img', 'aria-label': verdict }, isRight ? '✓' : '✗'), best.label),
     el('p', { class: 'note' }, percent(best.probability)),
     el('p', { class: 'note' }, ms(timing.inference)),
-    isFirstWrong ? el('p', { class: 'flag' }, 'first wrong') : null);
+    isFirstWrong ? el('p', { class: 'flag' }, 'first wrong') : null,
+  );
 }
 
 /** What the answers so far come to, and what counts as wrong. */
 function summary(answers, truth, isKnown, count) {
-  const rule = isKnown ? `Right is the example's label, ${truth}.` : `What it shows is not known; right is the biggest child's answer, ${truth}.`;
+  const rule = isKnown
+    ? `Right is the example's label, ${truth}.`
+    : `What it shows is not known; right is the biggest child's answer, ${truth}.`;
   const wrong = answers.findIndex((answer) => !answer.isRight);
-  const [biggest, last] = [answers[0].child, answers.at(-1).child];
-  if (wrong === 0) return `Even the biggest child, ${mmacs(biggest.mflops)}, is wrong. ${rule}`;
-  if (wrong > 0) return `Right down to ${mmacs(answers[wrong - 1].child.mflops)}; the first wrong answer comes at ${mmacs(answers[wrong].child.mflops)}. ${rule}`;
+  const cost = (index) => mmacs(answers.at(index).child.mflops);
+  if (wrong === 0) return `Even the biggest child, ${cost(0)}, is wrong. ${rule}`;
+  if (wrong > 0) return `Right down to ${cost(wrong - 1)}; the first wrong answer comes at ${cost(wrong)}. ${rule}`;
   if (answers.length < count) return rule;
-  return `Right down to the smallest: ${mmacs(last.mflops)}, ${digits(biggest.mflops / last.mflops, 2)} times less than the biggest. ${rule}`;
+  const times = digits(answers[0].child.mflops / answers.at(-1).child.mflops, 2);
+  return `Right down to the smallest: ${cost(-1)}, ${times} times smaller than the biggest. ${rule}`;
 }

@@ -20,7 +20,9 @@ export function start(describe) {
   const tick = async () => {
     if (!document.hidden) {
       // A server that restarts is back soon; the strip then goes on by itself.
-      await read().catch(() => { byId('live').classList.add('stale'); });
+      await read().catch(() => {
+        byId('live').classList.add('stale');
+      });
     }
     setTimeout(tick, EVERY_MS);
   };
@@ -33,7 +35,8 @@ function pick(samples) {
   for (const { name, labels, value } of samples) {
     if (name === 'bignas_http_requests_total' && labels.route === ROUTE) reading.requests += value;
     else if (name === 'bignas_queue_depth') reading.queue = value;
-    else if (name === 'bignas_http_request_seconds_bucket' && labels.route === ROUTE) reading.buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
+    else if (name === 'bignas_http_request_seconds_bucket' && labels.route === ROUTE)
+      reading.buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
     else if (name === 'bignas_child_requests_total') reading.children.set(labels.child, value);
     else if (name === 'bignas_budget_met_total') reading.met.set(labels.met, value);
   }
@@ -59,7 +62,10 @@ function show(first, now) {
   byId('live-rate').textContent = `${digits(Number(rate(history.at(-Math.min(history.length, RATE_SAMPLES + 1)), now).toFixed(2)), 2)} /s`;
   byId('live-queue').textContent = String(now.queue);
   const buckets = [...growth(first.buckets, now.buckets)];
-  for (const [id, at] of [['live-p50', 0.5], ['live-p99', 0.99]]) {
+  for (const [id, at] of [
+    ['live-p50', 0.5],
+    ['live-p99', 0.99],
+  ]) {
     const seconds = quantile(buckets, at);
     byId(id).textContent = seconds === null ? '–' : ms(seconds * 1000);
   }
@@ -72,7 +78,10 @@ function show(first, now) {
 
 function mix(children) {
   const total = [...children.values()].reduce((sum, count) => sum + count, 0);
-  const parts = [...children].map(([id, value]) => ({ name: describeChild(id), value })).sort((a, b) => a.value - b.value).reverse();
+  const parts = [...children]
+    .map(([id, value]) => ({ name: describeChild(id), value }))
+    .sort((a, b) => a.value - b.value)
+    .reverse();
   const node = byId('live-mix');
   const text = byId('live-mix-text');
   if (total === 0) {
@@ -82,7 +91,11 @@ function mix(children) {
     return;
   }
   const asked = parts.filter((part) => part.value > 0);
-  stack(node, asked.map((part, index) => ({ ...part, className: `mix-${Math.min(index, 5)}` })), (value) => percent(value / total, 0));
+  stack(
+    node,
+    asked.map((part, index) => ({ ...part, className: `mix-${Math.min(index, 5)}` })),
+    (value) => percent(value / total, 0),
+  );
   const named = asked.slice(0, 2).map((part) => `${part.name} ${percent(part.value / total, 0)}`);
   text.textContent = asked.length > 2 ? `${named.join(' · ')} · ${asked.length - 2} more` : named.join(' · ');
 }
@@ -93,10 +106,13 @@ function spark() {
   const rates = history.slice(1).map((reading, index) => rate(history[index], reading));
   const most = Math.max(...rates, 1);
   const step = width / (WINDOW_MS / EVERY_MS);
-  const bars = rates.slice(-Math.floor(width / step)).reverse().map((value, index) => {
-    const tall = Math.max((value / most) * height, 1);
-    return svg('rect', { x: width - (index + 1) * step, y: height - tall, width: step * 0.7, height: tall });
-  });
+  const bars = rates
+    .slice(-Math.floor(width / step))
+    .reverse()
+    .map((value, index) => {
+      const tall = Math.max((value / most) * height, 1);
+      return svg('rect', { x: width - (index + 1) * step, y: height - tall, width: step * 0.7, height: tall });
+    });
   node.setAttribute('viewBox', `0 0 ${width} ${height}`);
   node.replaceChildren(...bars);
 }

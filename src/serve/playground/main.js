@@ -20,10 +20,8 @@ let asking = null;
 let resting = null;
 
 async function start() {
-  const [model, listed] = await Promise.all([api.model(), api.children()]);
-  children = listed;
-  byId('model').textContent = `${model.name}: ${children.length} networks in one model, ${mmacs(children[0].mflops)} to ${mmacs(children.at(-1).mflops)}`;
-  here.start(model);
+  const model = await read();
+  here.start();
   family.start(children, askSoon);
   live.start((id) => {
     const child = children.find((other) => other.id === id);
@@ -53,7 +51,7 @@ async function ask() {
   if (!subject) return;
   const budget = family.budget();
   if (budget === null) {
-    answer.fail('No child is within this budget.');
+    answer.skip(family.nothing());
     here.offer(subject, null);
     return;
   }
@@ -66,7 +64,8 @@ async function ask() {
     answer.show(given);
     family.answered(given.child.id);
     here.offer(subject, given);
-    if (given.source !== 'memory') await refresh();
+    const isKnown = children.some((child) => child.id === given.child.id);
+    if (given.source !== 'memory' || !isKnown) await refresh();
   } catch (error) {
     if (signal.aborted) return;
     answer.fail(error.message);
@@ -76,14 +75,28 @@ async function ask() {
   }
 }
 
-/** Reads where the children are now. */
+/** Reads what the server says of its model and children; both may be others than before. */
+async function read() {
+  const [model, listed] = await Promise.all([api.model(), api.children()]);
+  children = listed;
+  here.describe(model);
+  const [least, most] = [mmacs(children[0].mflops), mmacs(children.at(-1).mflops)];
+  byId('model').textContent = `${model.name}: ${children.length} networks in one model, ${least} to ${most}`;
+  return model;
+}
+
+/** The same behind the page's back; what cannot be had now is read another time. */
 async function refresh() {
-  children = await api.children();
-  family.update(children);
+  try {
+    await read();
+    family.update(children);
+  } catch {
+    // What needs the server says so itself.
+  }
 }
 
 async function watch() {
-  await refresh().catch(() => {});
+  await refresh();
   if (children.some((child) => child.latency_ms === null)) setTimeout(watch, MEASURING_MS);
 }
 

@@ -25,10 +25,16 @@ export function start(examples, onPicture) {
     const alt = example.label ?? `Example ${index + 1}`;
     const choose = async () => {
       press(buttons[index]);
-      show({ blob: await api.blob(example.url), name: example.source ?? alt, label: example.label });
+      const blob = await api.blob(example.url);
+      // Another image may have been taken while this one was on its way.
+      if (buttons[index].getAttribute('aria-pressed') === 'true') show({ blob, name: example.source ?? alt, label: example.label });
     };
     const title = [alt, example.source, example.licence].filter(Boolean).join(' · ');
-    return el('button', { type: 'button', class: 'example', 'aria-pressed': 'false', title, onclick: choose }, el('img', { src: example.url, alt }));
+    return el(
+      'button',
+      { type: 'button', class: 'example', 'aria-pressed': 'false', title, onclick: choose },
+      el('img', { src: example.url, alt, onload: (event) => sharpen(event.target) }),
+    );
   });
   byId('examples').replaceChildren(...buttons);
   byId('examples').hidden = buttons.length === 0;
@@ -55,15 +61,19 @@ function dropOnto(zone, take) {
   });
 }
 
+const sharpen = (image) => image.classList.toggle('small', Math.max(image.naturalWidth, image.naturalHeight) < SMALL_PX);
+
 function preview(picture) {
   const image = byId('preview');
   URL.revokeObjectURL(image.src);
   const name = picture.label ? `${picture.label} · ${picture.name}` : picture.name;
   image.onload = () => {
-    image.classList.toggle('small', Math.max(image.naturalWidth, image.naturalHeight) < SMALL_PX);
+    sharpen(image);
     byId('picture-name').textContent = `${name} · ${image.naturalWidth}×${image.naturalHeight} px`;
   };
-  image.onerror = () => { byId('picture-name').textContent = `${name} · this browser cannot show it`; };
+  image.onerror = () => {
+    byId('picture-name').textContent = `${name} · this browser cannot show it`;
+  };
   image.src = URL.createObjectURL(picture.blob);
   image.alt = picture.label ?? picture.name;
   image.hidden = false;

@@ -23,24 +23,30 @@ export function costDomain(children, axis) {
 
 /** Draws into `root`. `view`: children, axis, budget, chosen (an id), width, height; `on`: pick, point, leave. */
 export function draw(root, view, on) {
-  const focused = root.contains(document.activeElement) ? document.activeElement.dataset.id : null;
   const { width, height } = view;
   const x = scale(costDomain(view.children, view.axis), [MARGIN.left, width - MARGIN.right]);
   const known = view.children.filter((child) => child.accuracy !== null).map((child) => child.accuracy);
-  const range = known.length ? domain(known, 0.14) : [0, 1];
-  const y = scale(range, [height - MARGIN.bottom - (known.length < view.children.length ? 2 * UNKNOWN_PX : 0), MARGIN.top]);
+  const room = known.length ? domain(known, 0.14) : [0, 1];
+  const range = [Math.max(room[0], 0), Math.min(room[1], 1)];
+  const y = scale(range, [height - MARGIN.bottom - (known.length < view.children.length ? 3 * UNKNOWN_PX : 0), MARGIN.top]);
   const at = (child) => [x(AXES[view.axis].cost(child)), child.accuracy === null ? height - MARGIN.bottom - UNKNOWN_PX : y(child.accuracy)];
   const drawn = view.children.filter((child) => AXES[view.axis].cost(child) !== null);
 
   root.setAttribute('viewBox', `0 0 ${width} ${height}`);
-  root.setAttribute('height', height);
-  root.replaceChildren(
-    svg('g', { class: 'axes', 'aria-hidden': 'true' }, grid(view, x, y, range)),
+  if (!root.firstChild) root.append(svg('g', { class: 'under', 'aria-hidden': 'true' }), svg('g', { class: 'children' }));
+  const [under, marks] = root.children;
+  under.replaceChildren(
+    svg('g', { class: 'axes' }, grid(view, x, y, range)),
     beyond(view, x),
-    svg('path', { class: 'front', d: front(drawn.filter((child) => child.accuracy !== null), at), 'aria-hidden': 'true' }),
-    ...drawn.map((child) => point(child, at(child), view, on)),
+    svg('path', {
+      class: 'front',
+      d: front(
+        drawn.filter((child) => child.accuracy !== null),
+        at,
+      ),
+    }),
   );
-  rove(root, view.chosen, focused);
+  place(marks, drawn, at, view, on);
 }
 
 function grid(view, x, y, range) {
@@ -53,6 +59,9 @@ function grid(view, x, y, range) {
       svg('line', { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value / 100), y2: y(value / 100) }),
       svg('text', { x: MARGIN.left - 8, y: y(value / 100) + 4, 'text-anchor': 'end' }, `${value.toFixed(up.decimals)} %`),
     ]),
+    view.children.some((child) => child.accuracy === null)
+      ? svg('text', { x: MARGIN.left - 8, y: bottom - UNKNOWN_PX + 4, 'text-anchor': 'end' }, 'n/a')
+      : null,
     svg('line', { class: 'base', x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
     ...across.values.map((value) => svg('text', { x: x(value), y: bottom + 16, 'text-anchor': 'middle' }, value.toFixed(across.decimals))),
     svg('text', { class: 'title', x: width - MARGIN.right, y: height - 3, 'text-anchor': 'end' }, AXES[view.axis].title),
@@ -64,9 +73,12 @@ function beyond(view, x) {
   const [top, bottom] = [MARGIN.top, view.height - MARGIN.bottom];
   const right = view.width - MARGIN.right;
   const at = Math.min(Math.max(x(view.budget), MARGIN.left), right);
-  return svg('g', { 'aria-hidden': 'true' },
+  return svg(
+    'g',
+    null,
     svg('rect', { class: 'beyond', x: at, y: top, width: right - at, height: bottom - top }),
-    svg('line', { class: 'budget-line', x1: at, x2: at, y1: top, y2: bottom + 4 }));
+    svg('line', { class: 'budget-line', x1: at, x2: at, y1: top, y2: bottom + 4 }),
+  );
 }
 
 /** Steps along the children that no cheaper one beats. */
@@ -93,51 +105,74 @@ function shape(state) {
 export function describe(child) {
   const accuracy = child.accuracy === null ? 'accuracy unknown' : `accuracy ${percent(child.accuracy, 2)}`;
   const latency = child.latency_ms === null ? 'latency not measured' : ms(child.latency_ms);
-  return `Child ${child.id}: ${mmacs(child.mflops)}, ${latency}, ${accuracy}, ${digits(child.params / 1000)} thousand parameters, `
-    + `${child.resolution} pixels, ${WORDS[child.state]}`;
+  return (
+    `Child ${child.id}: ${mmacs(child.mflops)}, ${latency}, ${accuracy}, ${digits(child.params / 1000)} thousand parameters, ` +
+    `${child.resolution} pixels, ${WORDS[child.state]}`
+  );
 }
 
-function point(child, [px, py], view, on) {
+/** Moves the children's marks. A mark stays the same element, or what is pressed or focused would be lost under the pointer. */
+function place(marks, drawn, at, view, on) {
+  const old = new Map([...marks.children].map((mark) => [mark.dataset.id, mark]));
+  for (const child of drawn) {
+    const mark = old.get(child.id) ?? marks.appendChild(newMark(child.id, on));
+    old.delete(child.id);
+    update(mark, child, at(child), view);
+  }
+  for (const mark of old.values()) mark.remove();
+  // One child can be reached by Tab, the others from there: the focused one, else the chosen one, else the first.
+  const points = [...marks.children];
+  const reached =
+    points.find((mark) => mark === document.activeElement) ?? points.find((mark) => mark.dataset.id === view.chosen) ?? points[0];
+  for (const mark of points) mark.setAttribute('tabindex', mark === reached ? '0' : '-1');
+}
+
+/** What a mark stands for, and where it is. */
+const shown = new WeakMap();
+
+function newMark(id, on) {
+  const point = (event) => on.point(shown.get(event.currentTarget));
+  return svg(
+    'g',
+    {
+      role: 'button',
+      'data-id': id,
+      onclick: (event) => on.pick(shown.get(event.currentTarget).child),
+      onpointerenter: point,
+      onpointerleave: on.leave,
+      onfocus: point,
+      onblur: on.leave,
+      onkeydown: (event) => onKey(event, on),
+    },
+    svg('circle', { class: 'reach', r: 14 }),
+    svg('circle', { class: 'ring', r: 10 }),
+    svg('g'),
+  );
+}
+
+function update(mark, child, [px, py], view) {
   const isWithin = AXES[view.axis].cost(child) <= view.budget;
   const isChosen = child.id === view.chosen;
-  const mark = svg('g', {
-    class: `child${isWithin ? '' : ' out'}${isChosen ? ' chosen' : ''}`,
-    transform: `translate(${px} ${py})`,
-    role: 'button',
-    tabindex: '-1',
-    'data-id': child.id,
-    'aria-label': describe(child),
-    'aria-pressed': String(isChosen),
-    onclick: () => on.pick(child),
-    onpointerenter: () => on.point(child, px, py),
-    onpointerleave: on.leave,
-    onfocus: () => on.point(child, px, py),
-    onblur: on.leave,
-    onkeydown: (event) => onKey(event, child, on),
-  }, svg('circle', { class: 'reach', r: 14 }), svg('circle', { class: 'ring', r: 10 }), shape(child.state));
-  return mark;
+  const before = shown.get(mark)?.child.state;
+  shown.set(mark, { child, px, py });
+  mark.setAttribute('class', `child${isWithin ? '' : ' out'}${isChosen ? ' chosen' : ''}`);
+  mark.setAttribute('transform', `translate(${px} ${py})`);
+  mark.setAttribute('aria-label', describe(child));
+  mark.setAttribute('aria-pressed', String(isChosen));
+  if (before !== child.state) mark.lastChild.replaceWith(shape(child.state));
 }
 
-function onKey(event, child, on) {
+function onKey(event, on) {
+  const mark = event.currentTarget;
   const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
   if (step) {
-    const points = [...event.currentTarget.parentNode.querySelectorAll('.child')];
-    points[points.indexOf(event.currentTarget) + step]?.focus();
+    (step > 0 ? mark.nextElementSibling : mark.previousElementSibling)?.focus();
   } else if (event.key === 'Enter' || event.key === ' ') {
-    on.pick(child);
+    on.pick(shown.get(mark).child);
   } else if (event.key === 'Escape') {
     on.leave();
   } else {
     return;
   }
   event.preventDefault();
-}
-
-/** One child can be reached by Tab: the one that had the focus, else the chosen one, else the first. */
-function rove(root, chosen, focused) {
-  const points = [...root.querySelectorAll('.child')];
-  const find = (id) => points.find((mark) => mark.dataset.id === id);
-  const had = find(focused);
-  (had ?? find(chosen) ?? points[0])?.setAttribute('tabindex', '0');
-  had?.focus();
 }

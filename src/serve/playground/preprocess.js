@@ -99,7 +99,9 @@ function resample({ width, channels, data }, columns, rows, size) {
     columns.taps.forEach((column, x) => {
       for (let channel = 0; channel < channels; channel += 1) {
         let sum = 2 ** (columns.bits - 1);
-        column.values.forEach((value, tap) => { sum += line[(column.first + tap) * channels + channel] * value; });
+        column.values.forEach((value, tap) => {
+          sum += line[(column.first + tap) * channels + channel] * value;
+        });
         output[(y * size + x) * channels + channel] = sum >> columns.bits;
       }
     });
