@@ -59,6 +59,9 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when a request arrives and when the workers stop.
     arrived: Condvar,
+    /// Signalled when more workers may run, and when they stop. Apart from the other: a worker that may not run must not be the one
+    /// that hears of a request.
+    resumed: Condvar,
     resources: Resources,
     /// Images that may wait.
     limit_images: usize,
@@ -87,7 +90,8 @@ impl Pool {
     /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
     pub(super) fn start(workers: usize, limit: Duration, limit_images: usize, resources: Resources) -> std::io::Result<Self> {
         let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], runs: workers, stopped: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), resources, limit_images });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), resumed: Condvar::new(), resources, limit_images });
         let mut pool = Self { shared, threads: Vec::new() };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
@@ -109,6 +113,7 @@ impl Pool {
         state.queue.set_workers(runs);
         drop(state);
         self.shared.arrived.notify_all();
+        self.shared.resumed.notify_all();
     }
 
     /// What decodes on the workers.
@@ -143,6 +148,7 @@ impl Pool {
         };
         drop(unrun);
         self.shared.arrived.notify_all();
+        self.shared.resumed.notify_all();
         while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
             std::thread::sleep(STOP_POLL);
         }
@@ -184,7 +190,7 @@ impl Shared {
                 return None;
             }
             if worker >= state.runs {
-                state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.resumed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let now = Instant::now();
