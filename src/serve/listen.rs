@@ -71,8 +71,12 @@ pub fn announcement(engine: &Engine, model: &Path, address: SocketAddr) -> Strin
     let mflops: Vec<f64> = children.iter().map(|child| child.cost.macs.millions()).collect();
     let (least, most) = (mflops.first().copied().unwrap_or(0.0), mflops.last().copied().unwrap_or(0.0));
     let base = format!("http://{}", reachable(address));
-    let example = model.join("example.png");
-    let command = if example.is_file() {
+    // The model's directory as it was named, which is short enough to paste.
+    let example = engine.examples().first().map(|example| match example.path.parent().and_then(Path::file_name) {
+        Some(folder) if model.join(folder).is_dir() => model.join(folder).join(&example.file),
+        _ => model.join(&example.file),
+    });
+    let command = if let Some(example) = example {
         // A round number that some children fit and some do not.
         let budget = mflops.get(mflops.len() / 2).copied().unwrap_or(1.0).ceil();
         format!("curl -F image=@{} '{base}/classify?mflops={budget}'", example.display())
