@@ -89,6 +89,8 @@ impl Server {
             tokio::time::sleep(POLL).await;
         }
         if let Some(child) = engine.unmeasured() {
+            // Its threads end before it is gone, which takes a while.
+            tokio::task::spawn_blocking(move || drop(engine));
             let detail = format!("child {child} of the new model cannot be built, or does not run: the log says why");
             return Err(ApiError::new(Code::InvalidModel, detail));
         }
