@@ -1,17 +1,21 @@
 //! What several test files share: ONNX Runtime, and a small model with random weights in a directory of its own.
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bignas::calibrate::{Batches, Calibrator};
 use bignas::checkpoint::{Draft, Family, GammaInit, Member, Model, Weights};
 use bignas::data::PatchSet;
 use bignas::deploy::{Statistics, deploy};
+use bignas::engine::{Engine, EngineOptions};
 use bignas::image::{Filter, Patch, Preprocessing};
+use bignas::metrics::Metrics;
 use bignas::onnx::Input;
 use bignas::runtime::{Runtime, default_library};
 use bignas::search::{Grid, largest_within, spread_budgets};
-use bignas::space::{SearchSpace, layout, preset};
+use bignas::space::{ChildId, SearchSpace, layout, preset};
+use clap::Parser;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -122,4 +126,31 @@ pub fn natural_patch(size: u32, channels: usize, seed: u64) -> Patch {
         }
     }
     Patch { size, channels, data }
+}
+
+/// The engine's flags.
+#[derive(Parser)]
+pub struct Flags {
+    #[command(flatten)]
+    pub options: EngineOptions,
+}
+
+/// An engine with its own cache directory and the given flags; two workers, no warm-up.
+pub fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
+    let cache = cache.to_str().unwrap();
+    let workers: &[&str] = if flags.contains(&"--workers") { &[] } else { &["--workers", "2"] };
+    let fixed = ["test", "--cache-dir", cache];
+    let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
+    let options = Flags::parse_from(fixed.iter().chain(workers).chain(warm_up).chain(flags)).options;
+    Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap()
+}
+
+/// A grey patch.
+pub fn patch(value: u8) -> Patch {
+    Patch { size: 28, channels: 1, data: vec![value; 28 * 28] }
+}
+
+/// The children, cheapest first.
+pub fn ids(engine: &Engine) -> Vec<ChildId> {
+    engine.children().iter().map(|status| status.child.id()).collect()
 }
