@@ -71,18 +71,25 @@ def overload(args, report):
 
 
 def bursts(args, report):
-    """Deadlines met and accuracy served in bursts, against every child alone."""
+    """Deadlines met and accuracy served in bursts, against every child alone.
+
+    A child's service time is what all cores together take for a request, times the cores: the service time of a queue with as many
+    servers and this capacity. A worker is busy for less, since reading and answering requests take their share.
+    """
     with Server(args.bignas, args.model, ()) as server:
         children = server.children()
         example = args.model / "example.png"
         smallest = children[0]
         most = bench(args, server, f"child={smallest['id']}", "--connections", 4 * args.cores, image=example)["throughput"]
-        service_ms = quantile(service_times(server, f"child={smallest['id']}", example, 1, 2000), 0.5) * 1e3
-        deadline_ms, rate = 50 * service_ms, most / 2
-        flags = ("--arrivals", "gamma", "--cv2", 8, "--rate", rate, "--connections", 512, "--windows", 6, "--deadline-ms", deadline_ms)
+        busy_ms = quantile(service_times(server, f"child={smallest['id']}", example, 1, 2000), 0.5) * 1e3
+        service_ms = args.cores / most * 1e3
+        flags = ("--arrivals", "gamma", "--cv2", 8, "--rate", most / 2, "--connections", 512, "--windows", 6)
+        tight = bench(args, server, "", *flags, "--deadline-ms", max(1, round(50 * busy_ms)), image=example)
+        flags += ("--deadline-ms", max(1, round(50 * service_ms)))
         found = bench(args, server, "", *flags, image=example)
         alone = {child["id"]: bench(args, server, f"child={child['id']}", *flags, image=example)["in_time"] for child in children}
-    detail = {"capacity": round(most), "deadline_ms": round(deadline_ms, 3), "refused": found["refused"], "degraded": found["degraded"]}
+    detail = {"capacity": round(most), "service_ms": round(service_ms, 4), "refused": found["refused"], "degraded": found["degraded"]}
+    detail["with 50 times the worker's time"] = {"worker_ms": busy_ms, "in_time": tight["in_time"], "mean_accuracy": tight["mean_accuracy"]}
     report.add("bursts: deadlines met", found["in_time"], ">= 0.999", found["in_time"] >= 0.999, **detail)
     meeting = [child["accuracy"] for child in children if alone[child["id"]] >= 0.999]
     bar = max(meeting, default=0.0)

@@ -18,6 +18,13 @@ use crate::space::ChildId;
 /// How long a request without a deadline may be predicted to wait before it is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An answer by a better child than the smallest must be there within this share of the time until the deadline. The rest is for bursts,
+/// which only the smallest child takes in, and for what lies outside of the engine: reading requests and writing answers. With all of
+/// that time spent on better children, every answer comes at its deadline, and half of them after it.
+const SHARE_FOR_BETTER: f64 = 0.25;
+/// The same for a request without deadline.
+const TIME_FOR_BETTER: Duration = Duration::from_secs(1);
+
 impl Engine {
     /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
     ///
@@ -98,7 +105,8 @@ impl Engine {
         let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures));
         let present = Presence(Arc::default());
         let payload = Ask { pictures, best, accepted, reply, client: Arc::clone(&present.0) };
-        let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), payload };
+        let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(SHARE_FOR_BETTER));
+        let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
         match (self.inner.pool.submit(request), deadline) {
             (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
             (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),

@@ -295,7 +295,14 @@ fn predict(choice: &Choice, images: usize) -> Duration {
     choice.loaded.pace.predict(images)
 }
 
+/// How much running networks step back, as `nice` counts. Networks take all the time that there is; requests must be read and
+/// refused meanwhile, or they would wait where neither deadlines nor the queue's limits reach them.
+const NICENESS: i32 = 5;
+
 fn work(shared: &Shared, index: usize) {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "running networks at full priority");
+    }
     // Whatever panics costs the requests of its run, never the worker.
     while catch_unwind(AssertUnwindSafe(|| {
         while let Some(run) = shared.next(index) {

@@ -39,6 +39,8 @@ pub(super) struct Waiting<C, T> {
     pub choices: Vec<C>,
     /// When the answer must be there.
     pub deadline: Instant,
+    /// When an answer by a better child than the smallest must be there: before the deadline, so that there is time left for a burst.
+    pub better_by: Instant,
     /// What belongs to it.
     pub payload: T,
 }
@@ -156,7 +158,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         if busy.idle == 0 {
             let mut tightest = first.0;
             for (&key, request) in self.waiting.iter().skip(1).take(LOOK_AHEAD) {
-                if self.joins(&run, images, tightest, key, request, now, busy, costs) {
+                if self.joins(&run.child, (images, prepare), tightest, key, request, now, busy, costs) {
                     images += request.images;
                     prepare += request.prepare;
                     tightest = tightest.min(key.0);
@@ -170,29 +172,31 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         Some(run)
     }
 
-    /// The best child with which the request at `key` and everyone behind it can be in time; else the smallest that it allows.
+    /// The best child with which the request at `key`, and everyone behind it on the smallest, can be there with time to spare; else the
+    /// smallest that it allows.
     fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
         let in_time = |child: &&C| {
             let own = request.prepare + costs.predict(child, request.images);
-            if now + own > key.0 {
+            if now + own > request.better_by {
                 return false;
             }
             let mut work = busy.left + own;
             self.waiting.iter().filter(|(other, _)| **other != key).all(|((deadline, _), other)| {
                 work += least(other, costs);
-                *deadline < key.0 || now + self.share(work) <= *deadline
+                *deadline < key.0 || now + self.share(work) <= other.better_by
             })
         };
         request.choices.iter().find(in_time).or(request.floor()).cloned()
     }
 
-    /// Whether a request runs along: it allows the child, would get no better one itself, it pays, and nobody is late for it.
+    /// Whether a request runs along with `images` on `child`, which take `prepare` before the network can run: it allows the child, would
+    /// get no better one itself, it pays, and nobody is late for it. What is predicted may change from one call to the next.
     #[expect(clippy::too_many_arguments, reason = "one condition with many sides, asked at one place")]
     fn joins(
         &self,
-        run: &Run<C, T>,
-        images: usize,
+        child: &C,
+        (images, prepare): (usize, Duration),
         tightest: Instant,
         key: (Instant, u64),
         request: &Waiting<C, T>,
@@ -201,12 +205,12 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         costs: &impl Predict<C>,
     ) -> bool {
         let place = |child: &C| request.choices.iter().position(|other| other == child);
-        let Some(offered) = place(&run.child) else { return false };
+        let Some(offered) = place(child) else { return false };
         let better = || self.pick(key, now, busy, costs).and_then(|child| place(&child)).is_some_and(|own| own < offered);
-        let (first, second) = (costs.predict(&run.child, images), costs.predict(&run.child, request.images));
-        let (both, apart) = (costs.predict(&run.child, images + request.images), first + second);
+        let apart = costs.predict(child, images) + costs.predict(child, request.images);
+        let both = costs.predict(child, images + request.images);
         let pays = both.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
-        let together = run.predicted - first + request.prepare + both;
+        let together = prepare + request.prepare + both;
         pays && now + together <= tightest.min(key.0) && (offered == 0 || !better())
     }
 

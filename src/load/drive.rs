@@ -13,6 +13,8 @@ use super::summary::Outcome;
 
 /// How long a closed loop waits before it tries to connect again.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// Requests that may be due and not yet on their way.
+const DUE_REQUESTS: usize = 1 << 16;
 
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,17 +93,12 @@ pub async fn drive(load: &Load, length: Duration) -> Result<Vec<Outcome>, Client
                 let _ = back.try_send(None);
             }
             let pool = Arc::new(Connections { idle: Mutex::new(idle), back });
-            let mut due = Duration::ZERO;
-            for (number, gap) in arrivals.enumerate() {
-                due += gap;
-                if due >= length {
-                    break;
-                }
-                tokio::time::sleep_until((start + due).into()).await;
+            let mut dues = on_time(arrivals, start, length);
+            while let Some((number, due)) = dues.recv().await {
                 let (load, pool, outcomes) = (load.clone(), Arc::clone(&pool), outcomes.clone());
                 tokio::spawn(async move {
                     let mut connection = pool.idle.lock().await.recv().await.flatten();
-                    let outcome = send(&load, &mut connection, number as u64, start, due).await;
+                    let outcome = send(&load, &mut connection, number, start, due).await;
                     let _ = outcomes.send(outcome);
                     let _ = pool.back.send(connection).await;
                 });
@@ -114,6 +111,28 @@ pub async fn drive(load: &Load, length: Duration) -> Result<Vec<Outcome>, Client
         all.push(outcome);
     }
     Ok(all)
+}
+
+/// The numbers of the requests, each with the time after `start` at which it is due and at which it comes out here, until `length`.
+///
+/// From a thread of its own: the runtime's timers go by whole milliseconds, which would be late for every request, and would make
+/// bursts of requests that are none.
+fn on_time(arrivals: Arrivals, start: Instant, length: Duration) -> mpsc::Receiver<(u64, Duration)> {
+    let (sender, dues) = mpsc::channel(DUE_REQUESTS);
+    std::thread::spawn(move || {
+        let mut due = Duration::ZERO;
+        for (number, gap) in (0..).zip(arrivals) {
+            due += gap;
+            if due >= length {
+                return;
+            }
+            std::thread::sleep((start + due).saturating_duration_since(Instant::now()));
+            if sender.blocking_send((number, due)).is_err() {
+                return;
+            }
+        }
+    });
+    dues
 }
 
 /// Sends request `number`, which was due `due` after `start`; a connection that breaks is dropped.

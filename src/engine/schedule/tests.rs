@@ -23,7 +23,8 @@ impl Bench {
     }
 
     fn push(&mut self, payload: char, choices: &[u64], deadline_ms: u64) -> Result<(), Refused<char>> {
-        let request = Waiting { images: 1, prepare: ms(0), choices: choices.to_vec(), deadline: self.start + ms(deadline_ms), payload };
+        let deadline = self.start + ms(deadline_ms);
+        let request = Waiting { images: 1, prepare: ms(0), choices: choices.to_vec(), deadline, better_by: deadline, payload };
         self.queue.push(request, self.start, Busy::default(), &costs)
     }
 
@@ -92,7 +93,8 @@ fn hopeless_requests_are_refused_at_once() {
     two.push('a', &[10], 16).unwrap();
     two.push('b', &[10], 16).unwrap();
     let running = Busy { left: ms(20), idle: 0 };
-    let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline: two.start + ms(10), payload: 'c' };
+    let deadline = two.start + ms(10);
+    let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline, better_by: deadline, payload: 'c' };
     assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
 }
 
@@ -101,7 +103,7 @@ fn preparing_counts_like_running() {
     let mut bench = Bench::new(1, 1_000);
     let request = |prepare_ms, deadline_ms, payload| {
         let deadline = bench.start + ms(deadline_ms);
-        Waiting { images: 1, prepare: ms(prepare_ms), choices: ALL.to_vec(), deadline, payload }
+        Waiting { images: 1, prepare: ms(prepare_ms), choices: ALL.to_vec(), deadline, better_by: deadline, payload }
     };
     let requests = [request(20, 21, 'a'), request(0, 100, 'b'), request(90, 100, 'c'), request(10, 100, 'd')];
     let outcomes = requests.map(|request| bench.queue.push(request, bench.start, Busy::default(), &costs).is_ok());
@@ -191,4 +193,36 @@ fn those_who_are_late_already_cost_no_work() {
     assert_eq!([late_at(16), late_at(17), late_at(17)], [None, Some('a'), None]);
     assert_eq!([late_at(27), late_at(27)], [Some('b'), None]);
     assert_eq!(bench.queue.images(), 1);
+}
+
+/// Better children are for when there is time to spare: the smallest has all the time until the deadline.
+#[test]
+fn better_children_leave_time_to_spare() {
+    for (after_ms, behind, child) in [(0, 0, 10), (40, 0, 10), (41, 0, 4), (47, 0, 1), (99, 0, 1), (0, 40, 10), (0, 41, 4), (0, 47, 1)] {
+        let mut bench = Bench::new(1, 1_000);
+        for (payload, choices) in [('a', ALL.to_vec())].into_iter().chain((0..behind).map(|_| ('b', vec![1]))) {
+            let (deadline, better_by) = (bench.start + ms(100), bench.start + ms(50));
+            let request = Waiting { images: 1, prepare: ms(0), choices, deadline, better_by, payload };
+            bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
+        }
+        let run = bench.queue.next(bench.start + ms(after_ms), Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
+        assert_eq!(run.child, child, "after {after_ms} ms, {behind} behind");
+    }
+}
+
+/// Other workers learn meanwhile: what was predicted a moment ago may be more by now, or less.
+#[test]
+fn predictions_may_change_at_any_time() {
+    let mut bench = Bench::new(1, 1_000);
+    for payload in ['a', 'b', 'c', 'd'] {
+        bench.push(payload, &ALL, 900).unwrap();
+    }
+    for grows in [3.0, 0.3] {
+        let factor = std::cell::Cell::new(1.0_f64);
+        let moving = |child: &u64, images: usize| {
+            factor.set(factor.get() * grows);
+            costs(child, images).mul_f64(factor.get().clamp(0.25, 4.0))
+        };
+        assert!(bench.queue.next(bench.start, Busy::default(), &moving).is_some());
+    }
 }
