@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::build::{BuildError, Builder, Built};
+use super::build::{BuildError, Builder, Built, in_background};
 use super::pace::Pace;
 use super::types::ClassifyError;
 use crate::image::Patch;
@@ -28,7 +28,10 @@ pub(super) struct LoadedChild {
 impl LoadedChild {
     /// Makes the first session of a built child.
     pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, profile: Profile) -> Result<Self, BuildError> {
-        let first = load(builder, &child, &built.onnx, builder.run_threads.load(Ordering::Acquire))?;
+        let threads = builder.run_threads.load(Ordering::Acquire);
+        let first = || load(builder, &child, &built.onnx, threads);
+        // Beside traffic, loading steps back too; but a session's own threads would never come forward again.
+        let first = if threads == 1 { in_background(first)? } else { first()? };
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
         Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace: Pace::new(profile) })
@@ -56,9 +59,9 @@ impl LoadedChild {
         load(builder, &self.child, &self.graph(builder)?, threads)
     }
 
-    /// Its times on this device with so many threads a run, on a session that no request shares.
+    /// Its times on this device with so many threads a run, on a session that no request shares, behind running networks.
     pub(super) fn measure(&self, builder: &Builder, threads: usize) -> Result<Profile, ClassifyError> {
-        Profile::measure(&mut self.session(builder, threads)?).map_err(failed)
+        in_background(|| Profile::measure(&mut self.session(builder, threads)?).map_err(failed))
     }
 
     /// Logits of every patch, one row of `[classes]` each.

@@ -9,6 +9,7 @@ mod latency;
 mod library;
 mod network;
 mod profile;
+mod stopwatch;
 mod workers;
 
 pub use cache::MemoryCache;

@@ -16,6 +16,7 @@ pub struct Network {
     what: String,
     shape: [usize; 3],
     threads: usize,
+    on_caller: bool,
 }
 
 /// Ends runs early, from any thread.
@@ -79,7 +80,8 @@ impl Network {
         let failed = |source: ort::Error| RuntimeError::Session { what: what.to_owned(), source };
         let session = session(runtime, onnx, threads, plan_memory).map_err(failed)?;
         let shape = input_shape(&session).ok_or_else(|| failed(ort::Error::new("the input is not [N, channels, side, side]")))?;
-        Ok(Self { session, what: what.to_owned(), shape, threads })
+        let on_caller = threads == 1 && !runtime.device.accelerated();
+        Ok(Self { session, what: what.to_owned(), shape, threads, on_caller })
     }
 
     /// Channels, height and width of the input.
@@ -92,6 +94,11 @@ impl Network {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Whether a run computes on its caller's thread and nowhere else.
+    pub(super) fn computes_on_caller(&self) -> bool {
+        self.on_caller
     }
 
     /// Runs the network over `count` images, `[count, channels, resolution, resolution]`, and returns its only output, row
