@@ -28,7 +28,7 @@ pub struct Metrics {
     pub prediction_ratio: Histogram,
     /// Images in one run of a network.
     pub batch_size: Histogram,
-    /// Requests that found their child, by where: `memory`, `disk` or `built`.
+    /// Requests that found their child, by where: `memory`, `disk`, `shared` or `built`.
     pub child_source: IntCounterVec,
     /// Children dropped from memory for want of space.
     pub cache_evictions: IntCounter,
@@ -42,6 +42,8 @@ pub struct Metrics {
     pub build_seconds: HistogramVec,
     /// Bytes of built children on disk.
     pub disk_bytes: IntGauge,
+    /// What became of requests to the artefact store: `hit`, `miss`, `stored`, `failed` or `skipped`.
+    pub artefacts: IntCounterVec,
     /// Models replaced under traffic, by outcome: `ok` or `error`.
     pub model_reloads: IntCounterVec,
     /// Panics caught, anywhere.
@@ -101,7 +103,7 @@ impl Metrics {
                 "child_source_total",
                 "Requests by where their child was found.",
                 "source",
-                &["memory", "disk", "built"],
+                &["memory", "disk", "shared", "built"],
             )?,
             cache_evictions: counter(r, "child_cache_evictions_total", "Children dropped from memory for want of space.")?,
             cache_bytes: gauge(r, "child_cache_bytes", "Bytes of the children in memory.")?,
@@ -117,6 +119,13 @@ impl Metrics {
                 buckets(1e-3, 16)?,
             )?,
             disk_bytes: gauge(r, "child_disk_bytes", "Bytes of built children on disk.")?,
+            artefacts: counters(
+                r,
+                "artefact_requests_total",
+                "Requests to the artefact store.",
+                "outcome",
+                &["hit", "miss", "stored", "failed", "skipped"],
+            )?,
             model_reloads: counters(r, "model_reloads_total", "Models replaced under traffic.", "outcome", &["ok", "error"])?,
             panics: counter(r, "panics_total", "Panics caught.")?,
             http_requests: register(

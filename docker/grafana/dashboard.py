@@ -132,6 +132,11 @@ ROWS = {
             },
             {"unit": "ops"},
         ),
+        (
+            "Artefact store",
+            {"{{outcome}}": rate("bignas_artefact_requests_total", "outcome")},
+            {"unit": "ops"},
+        ),
         ("Children in memory", {"{{instance}}": f"bignas_loaded_children{{{HERE}}}"}, {}),
         (
             "Bytes of children",

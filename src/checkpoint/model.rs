@@ -218,7 +218,7 @@ impl Model {
         let bytes = read_checked(&path, &shipped.sha256)?;
         let plan = |member: &Member| Plan::new(&card.space, &member.child, card.labels.len());
         let plans: Vec<Plan> = family.members.iter().map(plan).collect();
-        statistics_file::read(&bytes, &plans, shipped).map_err(|source| ModelError::Statistics { path, source })
+        statistics_file::read(&bytes, &plans, shipped.images, shipped.batch).map_err(|source| ModelError::Statistics { path, source })
     }
 
     /// Replaces `family.json`; the model then ships no statistics.

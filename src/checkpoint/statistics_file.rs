@@ -1,11 +1,11 @@
-//! `statistics.safetensors`: the batch-norm statistics of a whole family, tensors `CHILD/LAYER.mean` and `CHILD/LAYER.variance`.
+//! Batch-norm statistics as safetensors, tensors `CHILD/LAYER.mean` and `CHILD/LAYER.variance`: `statistics.safetensors` has those
+//! of a whole family, and servers share those of single children.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use thiserror::Error;
 
-use super::card::ShippedStatistics;
 use super::statistics::{BnStats, LayerStats, StatisticsError};
 use crate::space::{ChildId, Plan};
 
@@ -24,10 +24,47 @@ pub enum StatisticsFileError {
     /// A tensor that is no list of float32 values.
     #[error("tensor {0} is no list of float32 values")]
     Kind(String),
+    /// One child's file does not say on how many images, in which batches.
+    #[error("its metadata lack a number called {0}")]
+    Metadata(&'static str),
+}
+
+/// The keys of a single child's metadata.
+const IMAGES: &str = "calibration_images";
+const BATCH: &str = "calibration_batch";
+
+impl BnStats {
+    /// The bytes of a file with these statistics alone, complete in itself.
+    ///
+    /// # Errors
+    /// [`StatisticsFileError::Format`] where they cannot be written.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, StatisticsFileError> {
+        let numbers = [(IMAGES, self.images()), (BATCH, self.batch())];
+        let metadata = numbers.map(|(key, number)| (key.to_owned(), number.to_string()));
+        serialize(std::slice::from_ref(self), Some(HashMap::from(metadata)))
+    }
+
+    /// Reads such a file; it must hold the statistics of the child of `plan`, and nothing else.
+    ///
+    /// # Errors
+    /// [`StatisticsFileError`] says what is wrong with it.
+    pub fn from_safetensors(bytes: &[u8], plan: &Plan) -> Result<Self, StatisticsFileError> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let number = |key: &'static str| {
+            let text = metadata.metadata().as_ref().and_then(|metadata| metadata.get(key));
+            text.and_then(|text| text.parse().ok()).ok_or(StatisticsFileError::Metadata(key))
+        };
+        let mut found = read(bytes, std::slice::from_ref(plan), number(IMAGES)?, number(BATCH)?)?;
+        found.remove(&plan.child.id()).ok_or_else(|| StatisticsFileError::Unknown(plan.child.id().to_string()))
+    }
 }
 
 /// The bytes of a file with `statistics`.
 pub(super) fn to_bytes(statistics: &[BnStats]) -> Result<Vec<u8>, StatisticsFileError> {
+    serialize(statistics, None)
+}
+
+fn serialize(statistics: &[BnStats], metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>, StatisticsFileError> {
     let mut raw: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for stats in statistics {
         for (layer, values) in stats.layers() {
@@ -40,11 +77,12 @@ pub(super) fn to_bytes(statistics: &[BnStats]) -> Result<Vec<u8>, StatisticsFile
     for (name, bytes) in &raw {
         views.push((name.as_str(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?));
     }
-    Ok(safetensors::serialize(views, None)?)
+    Ok(safetensors::serialize(views, metadata)?)
 }
 
-/// Reads the statistics of every child of `plans`; each must be there, and no other.
-pub(super) fn read(bytes: &[u8], plans: &[Plan], shipped: &ShippedStatistics) -> Result<BTreeMap<ChildId, BnStats>, StatisticsFileError> {
+/// Reads the statistics of every child of `plans`, which were measured on `images` images in batches of `batch`; each must be there,
+/// and no other.
+pub(super) fn read(bytes: &[u8], plans: &[Plan], images: usize, batch: usize) -> Result<BTreeMap<ChildId, BnStats>, StatisticsFileError> {
     let file = SafeTensors::deserialize(bytes)?;
     let mut tensors: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (name, view) in file.tensors() {
@@ -60,7 +98,7 @@ pub(super) fn read(bytes: &[u8], plans: &[Plan], shipped: &ShippedStatistics) ->
         let mut take = |layer: &str, part: &str| tensors.remove(&format!("{id}/{layer}.{part}")).unwrap_or_default();
         let layer = |name: &str| (name.to_owned(), LayerStats { mean: take(name, "mean"), variance: take(name, "variance") });
         let layers = plan.norms().map(|conv| conv.name.as_str()).map(layer).collect();
-        found.insert(id, BnStats::new(plan, layers, shipped.images, shipped.batch)?);
+        found.insert(id, BnStats::new(plan, layers, images, batch)?);
     }
     match tensors.into_keys().next() {
         Some(name) => Err(StatisticsFileError::Unknown(name)),

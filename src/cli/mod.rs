@@ -8,6 +8,7 @@ mod calibration;
 mod common;
 mod evaluate;
 mod export;
+mod health;
 mod import;
 mod init;
 mod inspect;
@@ -16,6 +17,7 @@ mod openapi;
 mod profile;
 mod search;
 mod serve;
+mod traces;
 #[cfg(feature = "train")]
 mod train;
 
@@ -33,6 +35,8 @@ pub struct Cli {
 enum Command {
     /// Serve a model over HTTP
     Serve(Box<serve::Args>),
+    /// Ask a running server whether it is alive: for a container's health check
+    Health(health::Args),
     /// Create a model with seeded random weights
     Init(init::Args),
     /// Make a model from the public ImageNet weights of AttentiveNAS or AlphaNet
@@ -73,6 +77,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve::run(*args),
+            Command::Health(args) => health::run(&args),
             Command::Init(args) => init::run(args),
             Command::Import(args) => import::run(args),
             Command::Inspect(args) => inspect::run(args),

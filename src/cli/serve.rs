@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::calibration::CalibrationArgs;
 use super::common::load_runtime;
 use super::logging::{self, LogOptions};
+use super::traces::{self, TraceOptions};
 use crate::checkpoint::Model;
 use crate::engine::{Engine, EngineOptions};
 use crate::metrics::Metrics;
@@ -28,15 +29,19 @@ pub(super) struct Args {
     #[command(flatten, next_help_heading = "Engine")]
     calibration: CalibrationArgs,
     #[command(flatten)]
+    traces: TraceOptions,
+    #[command(flatten)]
     log: LogOptions,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     logging::start(&args.log);
+    let traces = traces::start(&args.traces)?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build().context("cannot start threads")?;
     let served = threads.block_on(serve(args));
     // Work that nobody waits for any more ends with the process.
     threads.shutdown_background();
+    traces.stop();
     served
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::artefacts::Artefacts;
 use super::store::{Receipt, Store};
+use super::types::Source;
 use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::{Model, ModelError};
 use crate::data::CalibrationSet;
@@ -15,7 +17,7 @@ use crate::files::sha256;
 use crate::metrics::Metrics;
 use crate::onnx::{EXPORTER_VERSION, Input};
 use crate::runtime::{Runtime, RuntimeError};
-use crate::space::{Child, ChildId};
+use crate::space::{Child, ChildId, Plan};
 
 /// A child that could not be built.
 #[derive(Debug, Clone, Error)]
@@ -58,8 +60,8 @@ pub enum BuildError {
 /// A child's deployable graph.
 pub(super) struct Built {
     pub(super) onnx: Arc<Vec<u8>>,
-    /// Whether it came from disk.
-    pub(super) from_disk: bool,
+    /// Where it came from.
+    pub(super) source: Source,
     /// Whether it lies on disk now.
     pub(super) on_disk: bool,
 }
@@ -70,6 +72,8 @@ pub(super) struct Builder {
     pub(super) model: Arc<Model>,
     pub(super) runtime: Runtime,
     pub(super) store: Store,
+    /// What other servers have built, and learn of what is built here.
+    artefacts: Option<Artefacts>,
     pub(super) metrics: Arc<Metrics>,
     /// Threads that one recalibration computes on.
     pub(super) threads: usize,
@@ -79,8 +83,16 @@ pub(super) struct Builder {
     calibration: Option<(CalibrationSet, usize)>,
     /// Whether a running recalibration is to end early.
     pub(super) stop: AtomicBool,
-    /// Hash of everything that all built children of this process depend on.
-    common: String,
+    common: CommonKeys,
+}
+
+/// Hashes of everything that all built children of this process depend on, but for the child.
+#[derive(Debug)]
+struct CommonKeys {
+    /// What their statistics depend on.
+    statistics: String,
+    /// What their graphs depend on beside that.
+    graph: String,
 }
 
 impl Builder {
@@ -88,38 +100,50 @@ impl Builder {
         model: Arc<Model>,
         runtime: Runtime,
         store: Store,
+        artefacts: Option<Artefacts>,
         metrics: Arc<Metrics>,
         threads: usize,
         calibration: Option<(CalibrationSet, usize)>,
     ) -> Self {
-        let common = common_key(&model, &runtime, calibration.as_ref());
+        let common = CommonKeys::of(&model, &runtime, calibration.as_ref());
         let run_threads = AtomicUsize::new(1);
-        Self { model, runtime, store, metrics, threads, run_threads, calibration, stop: AtomicBool::new(false), common }
+        Self { model, runtime, store, artefacts, metrics, threads, run_threads, calibration, stop: AtomicBool::new(false), common }
     }
 
     /// The key under which a built child is kept.
     pub(super) fn key(&self, child: ChildId) -> String {
-        sha256(format!("{}\n{child}", self.common).as_bytes())
+        sha256(format!("{}\n{child}", self.common.graph).as_bytes())
     }
 
-    /// The child's deployable graph: from disk where it lies, else built and kept there.
+    /// The child's deployable graph: from disk where it lies, else from what servers share, else built; and kept on disk.
     pub(super) fn get(&self, child: &Child) -> Result<Built, BuildError> {
         let key = self.key(child.id());
         if let Some((onnx, _)) = self.store.read(&key) {
-            return Ok(Built { onnx: Arc::new(onnx), from_disk: true, on_disk: true });
+            return Ok(Built { onnx: Arc::new(onnx), source: Source::Disk, on_disk: true });
+        }
+        if let Some((onnx, receipt)) = self.artefacts.as_ref().and_then(|artefacts| artefacts.read(&key)) {
+            return Ok(self.keep(&key, Arc::new(onnx), &receipt, Source::Shared));
         }
         let result = in_background(|| self.build(child));
         self.metrics.builds.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         let (onnx, receipt) = result?;
-        self.store.write(&key, &onnx, &receipt);
+        let onnx = Arc::new(onnx);
+        if let Some(artefacts) = &self.artefacts {
+            artefacts.write(&key, Arc::clone(&onnx), &receipt);
+        }
+        Ok(self.keep(&key, onnx, &receipt, Source::Built))
+    }
+
+    fn keep(&self, key: &str, onnx: Arc<Vec<u8>>, receipt: &Receipt, source: Source) -> Built {
+        self.store.write(key, &onnx, receipt);
         self.metrics.disk_bytes.set(self.store.bytes() as i64);
-        Ok(Built { onnx: Arc::new(onnx), from_disk: false, on_disk: self.store.contains(&key) })
+        Built { onnx, source, on_disk: self.store.contains(key) }
     }
 
     fn build(&self, child: &Child) -> Result<(Vec<u8>, Receipt), BuildError> {
         let deployed = match self.model.statistics.get(&child.id()) {
             Some(known) => deploy(&self.model, child, Statistics::Known(known), Input::Resolution),
-            None => self.recalibrated(child)?,
+            None => self.with_shared_statistics(child)?,
         };
         let deployed = deployed.map_err(|source| BuildError::Deploy { child: child.id(), source: Arc::new(source) })?;
         self.record("slice", deployed.times.slice);
@@ -138,6 +162,21 @@ impl Builder {
             "built"
         );
         Ok((deployed.onnx, receipt))
+    }
+
+    /// The child with the statistics that servers share, else with its own, which are shared from now on.
+    fn with_shared_statistics(&self, child: &Child) -> Result<Result<Deployed, DeployError>, BuildError> {
+        let Some(artefacts) = &self.artefacts else { return self.recalibrated(child) };
+        let key = sha256(format!("{}\n{}", self.common.statistics, child.id()).as_bytes());
+        let plan = Plan::new(&self.model.card.space, child, self.model.card.labels.len());
+        if let Some(shared) = artefacts.read_statistics(&key, &plan) {
+            return Ok(deploy(&self.model, child, Statistics::Known(&shared), Input::Resolution));
+        }
+        let deployed = self.recalibrated(child)?;
+        if let Ok(deployed) = &deployed {
+            artefacts.write_statistics(&key, &deployed.stats);
+        }
+        Ok(deployed)
     }
 
     /// The child with statistics measured now: on the images that the server was given, else on the model's own.
@@ -164,11 +203,11 @@ impl Builder {
     }
 }
 
-/// How much a build steps back behind running networks, as `nice` counts: a tenth of the share of time that they get.
-const NICENESS: i32 = 10;
+/// How much a build steps back behind running networks, as `nice` counts.
+const NICENESS: i32 = 19;
 
-/// Runs `work` on a thread of low priority, and waits for it.
-fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Runs `work` on a thread of low priority, and waits for it. Threads that it starts have its priority, and keep it.
+pub(super) fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let outcome = std::thread::scope(|scope| {
         let patient = scope.spawn(|| {
             // Where the system does not let it step back, it works as everyone else does.
@@ -182,10 +221,14 @@ fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Weights, space, labels, preprocessing, statistics and calibration through the model's card; calibration images given to the
-/// server; the exporter; ONNX Runtime; precision and provider.
-fn common_key(model: &Model, runtime: &Runtime, calibration: Option<&(CalibrationSet, usize)>) -> String {
-    let card = serde_json::to_string(&model.card).unwrap_or_default();
-    let given = calibration.map_or_else(String::new, |(images, batch)| format!("{} in batches of {batch}", images.sha256()));
-    sha256(format!("{card}\n{given}\nexporter {EXPORTER_VERSION}\n{}\nfloat32\ncpu", runtime.build_info()).as_bytes())
+impl CommonKeys {
+    /// Statistics depend on weights, space, labels, preprocessing and calibration through the model's card, and on calibration images
+    /// given to the server; graphs on the exporter, ONNX Runtime, precision and provider beside.
+    fn of(model: &Model, runtime: &Runtime, calibration: Option<&(CalibrationSet, usize)>) -> Self {
+        let card = serde_json::to_string(&model.card).unwrap_or_default();
+        let given = calibration.map_or_else(String::new, |(images, batch)| format!("{} in batches of {batch}", images.sha256()));
+        let statistics = sha256(format!("{card}\n{given}").as_bytes());
+        let graph = format!("{statistics}\nexporter {EXPORTER_VERSION}\n{}\nfloat32\ncpu", runtime.build_info());
+        Self { graph: sha256(graph.as_bytes()), statistics }
+    }
 }

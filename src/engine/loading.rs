@@ -57,6 +57,7 @@ impl Engine {
         let label = match source {
             Source::Memory => "memory",
             Source::Disk => "disk",
+            Source::Shared => "shared",
             Source::Built => "built",
         };
         self.inner.metrics.child_source.with_label_values(&[label]).inc();
@@ -133,7 +134,7 @@ impl Inner {
             return Ok((loaded, Source::Memory));
         }
         let built = self.builder.get(child)?;
-        let source = if built.from_disk { Source::Disk } else { Source::Built };
+        let source = built.source;
         let begin = Instant::now();
         let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, self.profile(child));
         self.builder.record("load", begin.elapsed());

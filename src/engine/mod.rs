@@ -3,6 +3,7 @@
 //! It knows the children of one model, builds one when it is first asked for, keeps built ones on disk and loaded ones in
 //! memory, each up to a limit, and runs them on worker threads behind a bounded queue. It knows nothing of HTTP.
 
+mod artefacts;
 mod build;
 mod classify;
 mod client;
@@ -27,11 +28,13 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub use artefacts::ArtefactError;
 pub use build::BuildError;
 pub use options::{DeviceError, EngineOptions};
 pub use picture::{Picture, PictureError};
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
+use artefacts::Artefacts;
 use build::Builder;
 use fault::Fault;
 use layout::Layout;
@@ -94,6 +97,9 @@ pub enum StartError {
     /// The model has no children to serve.
     #[error("model {0} has no family: run `bignas search` first")]
     NoFamily(String),
+    /// The store that servers share cannot be used.
+    #[error(transparent)]
+    Artefacts(#[from] ArtefactError),
     /// The system gives no thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -130,7 +136,9 @@ impl Engine {
         let table = |threads| LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, threads);
         let tables = threads.into_iter().map(|threads| (threads, table(threads))).collect();
         let layout = layout.unwrap_or(Layout::of(1, cores()));
-        let builder = Arc::new(Builder::new(Arc::new(model), runtime, store, Arc::clone(&metrics), build_threads, calibration));
+        let artefacts = options.artefact_store.as_ref().map(|url| Artefacts::open(url, Arc::clone(&metrics))).transpose()?;
+        let builder = Builder::new(Arc::new(model), runtime, store, artefacts, Arc::clone(&metrics), build_threads, calibration);
+        let builder = Arc::new(builder);
         let decoder = Decoder::new(DecodeLimits { max_pixels: options.max_pixels }, builder.model.card.preprocessing.clone());
         let fault = options.inject_panic_every_ms.map(|every_ms| Fault::new(Duration::from_millis(every_ms)));
         let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };

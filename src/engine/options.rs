@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use url::Url;
 
 use super::layout::Layout;
 use crate::runtime::{Device, Precision, Provider};
@@ -28,6 +29,11 @@ pub struct EngineOptions {
     /// Where built children and measured latencies are kept; the user's cache directory, if not given
     #[arg(long, env = "BIGNAS_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Object store in which servers share built children and their statistics: `s3://BUCKET/PREFIX`, `gs://…`, `az://…` or
+    /// `file:///DIR`; credentials come from the environment, as the provider's own tools have them. None, if not given: each
+    /// server keeps what it built in its cache directory
+    #[arg(long, env = "BIGNAS_ARTEFACT_STORE", value_name = "URL")]
+    pub artefact_store: Option<Url>,
     /// Bytes of loaded children in memory; the least recently used are dropped beyond that
     #[arg(long, env = "BIGNAS_MEMORY_LIMIT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
     pub memory_limit_bytes: u64,

@@ -62,6 +62,8 @@ pub enum Source {
     Memory,
     /// It was loaded from disk.
     Disk,
+    /// Another server had built it: it was loaded from the store that they share.
+    Shared,
     /// It was sliced and recalibrated for this request.
     Built,
 }

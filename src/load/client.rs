@@ -89,6 +89,14 @@ impl std::str::FromStr for Path {
     }
 }
 
+/// Asks a server for `path` once, and gives the status of the answer and its text.
+///
+/// # Errors
+/// [`ClientError`] where there is no answer.
+pub async fn get(target: &Target, path: &str) -> Result<(u16, String), ClientError> {
+    Connection::open(target).await?.get(path).await
+}
+
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -104,6 +112,16 @@ impl Connection {
         // It ends with the connection; whoever sends learns of a failure.
         tokio::spawn(connection);
         Ok(Self { sender, authority: target.authority.clone() })
+    }
+
+    /// Asks for `path`, and gives the status of the answer and its text.
+    async fn get(&mut self, path: &str) -> Result<(u16, String), ClientError> {
+        let request = Request::builder().uri(path).header(HOST, &self.authority).body(Full::default());
+        let request = request.map_err(|_| ClientError::Path(path.to_owned()))?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Posts an image to `path` with a query, if there is one.

@@ -1,10 +1,10 @@
 //! `POST /classify`: images and a budget in, labels out.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
@@ -13,12 +13,12 @@ use super::docs::ClassifyProblems;
 use super::error::{ApiError, Code};
 use super::predictions::top;
 use super::request;
+use super::trace::{RequestSpan, SERVER_TIMING, phases};
 use super::wire::{BudgetReport, ChildSummary, Classification, ClassifyForm, ClassifyJson, File, ImagePredictions, Prediction, Timing};
 use crate::engine::{Answer, ChildStatus};
 
 /// What all added children count as, in the metrics.
 pub(super) const ADDED: &str = "added";
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Classify images within a budget
 ///
@@ -70,8 +70,9 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     )
 )]
 pub(super) async fn classify(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let span = request.extensions().get::<RequestSpan>().cloned();
     let request = request::read(request, &state.body_limits).await?;
-    let begin = Instant::now();
+    let (begin, begin_time) = (Instant::now(), SystemTime::now());
     let classes = state.engine.card().labels.len();
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;
     let room = choose(&state, request.ask.select)?;
@@ -79,10 +80,11 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| begin + time) };
     let answer = state.engine.classify(wanted, request.images).await?;
     let chosen = room.iter().find(|status| status.child.id() == answer.child).unwrap_or(&room[0]);
-    let phases = Phases::new(begin.elapsed(), &answer);
+    let spent = Phases::new(begin.elapsed(), &answer);
+    phases(span.as_ref(), begin_time, &spent.in_order());
 
     let predictions = answer.logits.iter().map(|logits| top(logits, &state.engine.card().labels, top_k)).collect();
-    let timing = phases.record(&state, begin);
+    let timing = spent.record(&state, begin);
     let header = timing.header();
     let classification = describe(&state, chosen, request.ask.select, predictions, &answer, timing);
     let mut response = Json(classification).into_response();
@@ -131,6 +133,11 @@ impl Phases {
     fn new(elapsed: Duration, answer: &Answer) -> Self {
         let &Answer { decode, queue, inference, .. } = answer;
         Self { decode, resolve: elapsed.saturating_sub(decode + queue + inference), queue, inference }
+    }
+
+    /// By name, as they follow each other: images are decoded by the worker that then runs the network.
+    fn in_order(&self) -> [(&'static str, Duration); 4] {
+        [("resolve", self.resolve), ("queue", self.queue), ("decode", self.decode), ("inference", self.inference)]
     }
 
     fn record(&self, state: &AppState, begin: Instant) -> Timing {

@@ -1,5 +1,5 @@
-//! What happens around every request, from the outside in: its id and its line in the log; metrics; panics become problem
-//! documents, and so do errors that have none; a deadline.
+//! What happens around every request, from the outside in: its id, span and line in the log (`trace`); metrics; panics become
+//! problem documents, and so do errors that have none; a deadline.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -8,19 +8,16 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::Method;
 use axum::http::header::{ALLOW, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
-use tracing::Instrument;
 
 use super::error::{ApiError, Code, PROBLEM_JSON, foreign};
+use super::trace::trace;
 use crate::metrics::Metrics;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A client's own request id is at most this long, in bytes.
-const MAX_REQUEST_ID_BYTES: usize = 64;
 /// What requests to no route count as, in the metrics.
 const UNKNOWN_ROUTE: &str = "unknown";
 /// What a request to the server's main route may end in, in the metrics.
@@ -48,41 +45,6 @@ pub(super) async fn unknown_route() -> ApiError {
 /// The answer to a request with a method that the route does not have; the framework adds `Allow`.
 pub(super) async fn method_not_allowed() -> ApiError {
     ApiError::new(Code::MethodNotAllowed, "the header Allow lists the methods of this route")
-}
-
-/// Names the request and logs how it ended.
-async fn trace(mut request: Request, next: Next) -> Response {
-    let id = request_id(&request);
-    request.headers_mut().insert(REQUEST_ID, id.clone());
-    let shown = id.to_str().unwrap_or_default();
-    let span = tracing::info_span!("request", id = shown, method = %request.method(), path = request.uri().path());
-    let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
-    let begin = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
-    response.headers_mut().insert(REQUEST_ID, id);
-
-    let latency_ms = (begin.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-    let status = response.status().as_u16();
-    let code = response.extensions().get::<Code>().map(|code| code.name());
-    span.in_scope(|| {
-        if is_probe {
-            tracing::debug!(status, latency_ms, code, "answered");
-        } else {
-            tracing::info!(status, latency_ms, code, "answered");
-        }
-    });
-    response
-}
-
-/// The client's id for the request where it is short and harmless in a log, else a random one.
-fn request_id(request: &Request) -> HeaderValue {
-    let harmless = |id: &&HeaderValue| {
-        let bytes = id.as_bytes();
-        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-    };
-    let random = || HeaderValue::from_str(&format!("{:016x}", rand::random::<u64>()));
-    let own = request.headers().get(REQUEST_ID).filter(harmless).cloned();
-    own.or_else(|| random().ok()).unwrap_or_else(|| HeaderValue::from_static("unknown"))
 }
 
 /// Counts and times the request under its route.
@@ -228,7 +190,9 @@ mod tests {
             let problem: Value = serde_json::from_str(&body).unwrap();
             assert_eq!((response.status().as_u16(), problem["code"].as_str()), (status, Some(code)), "{method} {path}");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-            assert!(response.headers().contains_key(REQUEST_ID), "{method} {path} has no id");
+            for header in ["x-request-id", "server-timing"] {
+                assert!(response.headers().contains_key(header), "{method} {path} has no {header}");
+            }
             assert!(!body.contains("secret"), "{body}");
             assert_eq!(response.headers().contains_key(ALLOW), status == 405, "Allow of {method} {path}");
         }
@@ -262,16 +226,5 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-    }
-
-    #[test]
-    fn harmless_request_ids_are_kept() {
-        let cases = [("abc-1.2_X", true), ("", false), ("a b", false), ("a\"b", false), ("a{b}", false)];
-        for (id, kept) in cases {
-            let request = Request::builder().header(REQUEST_ID, id).body(Body::empty()).unwrap();
-            assert_eq!(request_id(&request) == id, kept, "{id:?}");
-        }
-        let long = Request::builder().header(REQUEST_ID, "a".repeat(65)).body(Body::empty()).unwrap();
-        assert_eq!(request_id(&long).len(), 16);
     }
 }

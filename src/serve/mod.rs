@@ -27,6 +27,7 @@ mod reload;
 mod request;
 mod settings;
 mod stall;
+mod trace;
 mod wire;
 
 use std::ops::Deref;

@@ -44,7 +44,12 @@ impl Server {
 
     /// As `start`, with a cache that outlives the server.
     pub fn start_with_cache(model: &Path, cache: &Path, flags: &[&str]) -> Self {
-        let mut process = command(model, cache, flags).spawn().unwrap();
+        Self::run(command(model, cache, flags))
+    }
+
+    /// Runs a command line of a server.
+    pub fn run(mut command: Command) -> Self {
+        let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the server says where it listens").unwrap();
         let base = first.rsplit(' ').next().unwrap().to_owned();
@@ -59,6 +64,12 @@ impl Server {
 
     pub fn post(&self, path: &str, media_type: &str, body: &[u8]) -> Reply {
         reply(self.agent.post(format!("{}{path}", self.base)).content_type(media_type).send(body))
+    }
+
+    /// Posts what may be an image, with further headers.
+    pub fn post_with(&self, path: &str, body: &[u8], headers: &[(&str, &str)]) -> Reply {
+        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/octet-stream");
+        reply(headers.iter().fold(request, |request, &(name, value)| request.header(name, value)).send(body))
     }
 
     /// Posts one PNG or other image as it is.

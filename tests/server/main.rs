@@ -12,5 +12,7 @@ mod load;
 mod metrics;
 mod prometheus;
 mod reload;
+mod shared_store;
 mod shipped_model;
 mod table_one;
+mod traces;

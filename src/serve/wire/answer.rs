@@ -92,6 +92,8 @@ pub enum SourceName {
     Memory,
     /// It was loaded from disk.
     Disk,
+    /// Another server had built it: it was loaded from the store that they share.
+    Shared,
     /// It was sliced and recalibrated for this request.
     Built,
 }
@@ -121,6 +123,7 @@ impl From<Source> for SourceName {
         match source {
             Source::Memory => Self::Memory,
             Source::Disk => Self::Disk,
+            Source::Shared => Self::Shared,
             Source::Built => Self::Built,
         }
     }
