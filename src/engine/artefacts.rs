@@ -43,10 +43,10 @@ pub enum ArtefactError {
     #[error("--artefact-store {url} cannot be used: give file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")]
     Url {
         /// The URL as given.
-        url: Url,
+        url: String,
         /// What is wrong with it.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// There is nothing to run requests on.
     #[error("the artefact store needs a tokio runtime around the engine's start")]
@@ -91,7 +91,8 @@ impl Artefacts {
     pub(super) fn open(url: &Url, metrics: Arc<Metrics>) -> Result<Self, ArtefactError> {
         let settings = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
         let settings = settings.filter(|(name, _)| SETTINGS.iter().any(|prefix| name.starts_with(prefix)));
-        let (store, prefix) = parse_url_opts(url, settings).map_err(|source| ArtefactError::Url { url: url.clone(), source })?;
+        let refused = |source| ArtefactError::Url { url: url.to_string(), source: Box::new(source) };
+        let (store, prefix) = parse_url_opts(url, settings).map_err(refused)?;
         let shared = Shared { store, prefix, metrics, begin: Instant::now(), paused_until_ms: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared), handle: Handle::try_current()?, writes: Arc::new(Semaphore::new(WRITES)) })
     }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use thiserror::Error;
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
 
 use super::artefacts::Artefacts;
 use super::store::{Receipt, Store};
@@ -203,16 +205,18 @@ impl Builder {
     }
 }
 
-/// How much a build steps back behind running networks, as `nice` counts.
-const NICENESS: i32 = 19;
-
-/// Runs `work` on a thread of low priority, and waits for it. Threads that it starts have its priority, and keep it.
+/// Runs `work` on a thread that gets only the time that nobody else wants, and waits for it. Threads that it starts are like it, and
+/// stay so.
+///
+/// A thread that is merely nice will not do: to the system, a core with such a thread is taken, and it lets a network wait behind
+/// another one rather than put it there.
 pub(super) fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let outcome = std::thread::scope(|scope| {
         let patient = scope.spawn(|| {
             // Where the system does not let it step back, it works as everyone else does.
-            if let Err(error) = rustix::process::nice(NICENESS) {
-                tracing::debug!(%error, "building at full priority");
+            let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+            if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+                tracing::debug!(?error, "building at full priority");
             }
             work()
         });

@@ -3,6 +3,7 @@
 //! The library is loaded from a file when the program first needs it. A [`Network`] is a loaded graph with one owner at a
 //! time; whoever wants to run one network on several threads loads it several times.
 
+mod binding;
 mod cache;
 mod device;
 mod latency;

@@ -7,6 +7,9 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionOutputs};
 use ort::value::TensorRef;
 
+#[cfg(test)]
+use super::Device;
+use super::binding::Bindings;
 use super::{Runtime, RuntimeError};
 
 /// A loaded graph that takes images `[N, channels, resolution, resolution]`. Running it needs sole access.
@@ -17,6 +20,8 @@ pub struct Network {
     shape: [usize; 3],
     threads: usize,
     on_caller: bool,
+    /// Page-locked buffers, where an accelerator runs the network.
+    bindings: Option<Bindings>,
 }
 
 /// Ends runs early, from any thread.
@@ -81,7 +86,15 @@ impl Network {
         let session = session(runtime, onnx, threads, plan_memory).map_err(failed)?;
         let shape = input_shape(&session).ok_or_else(|| failed(ort::Error::new("the input is not [N, channels, side, side]")))?;
         let on_caller = threads == 1 && !runtime.device.accelerated();
-        Ok(Self { session, what: what.to_owned(), shape, threads, on_caller })
+        let bindings = runtime.device.accelerated().then(|| Bindings::new(&runtime.device));
+        Ok(Self { session, what: what.to_owned(), shape, threads, on_caller, bindings })
+    }
+
+    /// The same network, run from and to buffers of its own.
+    #[cfg(test)]
+    pub(super) fn bound(mut self, device: &Device) -> Self {
+        self.bindings = Some(Bindings::new(device));
+        self
     }
 
     /// Channels, height and width of the input.
@@ -130,6 +143,12 @@ impl Network {
 
     fn run_with(&mut self, images: &[f32], count: usize, stop: Option<&Stop>) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
         let failed = |source: ort::Error| RuntimeError::Run { what: self.what.clone(), source };
+        if let Some(bindings) = &mut self.bindings {
+            check_size(&self.what, self.shape, images, count)?;
+            let [channels, height, width] = self.shape;
+            let options = stop.map(|stop| &stop.options);
+            return bindings.run(&mut self.session, [count, channels, height, width], images, options).map_err(failed);
+        }
         let outputs = run_session(&mut self.session, &self.what, self.shape, images, count, stop)?;
         let copy = |(name, value): (&str, ort::value::ValueRef<'_>)| Ok((name.to_owned(), value.try_extract_tensor::<f32>()?.1.to_vec()));
         outputs.iter().map(copy).collect::<Result<_, _>>().map_err(failed)
@@ -149,6 +168,14 @@ impl Network {
     }
 }
 
+fn check_size(what: &str, shape: [usize; 3], images: &[f32], count: usize) -> Result<(), RuntimeError> {
+    let per_image = shape.iter().product::<usize>();
+    if images.len() == count * per_image && count > 0 {
+        return Ok(());
+    }
+    Err(RuntimeError::Input { what: what.to_owned(), values: images.len(), count, per_image })
+}
+
 fn run_session<'s>(
     session: &'s mut Session,
     what: &str,
@@ -157,10 +184,7 @@ fn run_session<'s>(
     count: usize,
     stop: Option<&'s Stop>,
 ) -> Result<SessionOutputs<'s>, RuntimeError> {
-    let per_image = shape.iter().product::<usize>();
-    if images.len() != count * per_image || count == 0 {
-        return Err(RuntimeError::Input { what: what.to_owned(), values: images.len(), count, per_image });
-    }
+    check_size(what, shape, images, count)?;
     let [channels, height, width] = shape;
     let failed = |source: ort::Error| RuntimeError::Run { what: what.to_owned(), source };
     let input = TensorRef::from_array_view(([count, channels, height, width], images)).map_err(failed)?;
