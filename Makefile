@@ -26,6 +26,7 @@ onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export B
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx test-kubernetes test-browser \
+	test-artefact-store test-image \
 	screenshots lint openapi bench bench-load bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
@@ -47,7 +48,7 @@ test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA a
 	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
 	cargo test --locked --test gpu -- --include-ignored --test-threads 1
 
-test-all: test test-kubernetes test-browser ## The same, then the tests that take long (one needs Debian's package prometheus)
+test-all: test test-kubernetes test-browser test-artefact-store test-image ## The same, then the tests that take long (one needs Debian's package prometheus)
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
 
 test-fetch: ## Test the fetch script, offline
@@ -76,6 +77,13 @@ test-browser: ## Click through the playground in a headless Chromium (Debian pac
 	scripts/install_browser.sh
 	cargo build --locked
 	@$(onnxruntime) $(onnxruntime_web) $(axe_core) $(PYTHON) -B tests/playground $(TARGET)/debug/bignas
+
+test-artefact-store: ## Let servers share children through a store of S3's kind (moto's)
+	cargo build --locked
+	@$(onnxruntime) $(PYTHON) -B scripts/check_artefact_store.py $(TARGET)/debug/bignas
+
+test-image: ## Follow docker/Dockerfile in bare Debian roots, and run what comes of it (root only; takes minutes)
+	$(PYTHON) -B scripts/check_image.py
 
 screenshots: build ## Write the playground's screenshots in docs/, from the binary that serves
 	scripts/install_browser.sh

@@ -12,6 +12,7 @@ and stops when told to. What Docker itself does (its network, its health check's
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -199,11 +200,20 @@ def serve(image, port):
 def check_answers(port):
     """An example of the model's own is classified, and the playground has its runtime."""
     example = json.loads(ask(port, "/model"))["examples"][0]
-    answer = json.loads(ask(port, "/classify", ask(port, example["href"])))
+    answer = json.loads(ask(port, "/classify", ask(port, example["url"])))
     assert answer["predictions"], answer
     assert b"<html" in ask(port, "/"), "the playground"
-    assert ask(port, "/onnxruntime-web/ort-wasm-simd-threaded.wasm")[:4] == b"\0asm", "its runtime"
+    assert ask(port, "/playground/onnxruntime-web/ort-wasm-simd-threaded.wasm")[:4] == b"\0asm", "its runtime"
     print(f"answered: {answer['predictions'][0]} by child {answer['child']['id']}", file=sys.stderr)
+
+
+def check_composition():
+    """What docker/compose.yaml mounts is there, and every image has a version."""
+    text = (ROOT / "docker/compose.yaml").read_text(encoding="utf-8")
+    mounted = re.findall(r"^ *- (\./[^:]+):", text, re.MULTILINE)
+    assert len(mounted) == 4 and all((ROOT / "docker" / path).exists() for path in mounted), mounted
+    images = re.findall(r"^ *image: (\S+)$", text, re.MULTILINE)
+    assert len(images) == 3 and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images), images
 
 
 def main():
@@ -213,6 +223,7 @@ def main():
     args = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("error: only root can change roots; run this as root")
+    check_composition()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="bignas-image-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
