@@ -29,6 +29,8 @@ LARGEST_BYTES = 150_000_000
 READY_S = 180
 # What the build may need to reach its package registries from here; nothing of it gets into the image.
 PASSED = ("PIP_", "CARGO_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "npm_config_", "NODE_EXTRA_CA_CERTS")
+# This machine's certificates, and where they are seen inside: Debian's own package fills the usual place.
+CERTIFICATES = ("/etc/ssl/certs", "/mnt/certificates")
 
 
 def run(command, **options):
@@ -77,14 +79,15 @@ class Image:
 
     def shell(self, command):
         """RUN, with this machine's name servers and certificates."""
-        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        passed = {name: value.replace(*CERTIFICATES) for name, value in os.environ.items() if name.startswith(PASSED)}
         passed.pop("CARGO_HOME", None)
         mounts = ["set -e", f"mount --rbind /dev {self.root}/dev", f"mount -t proc proc {self.root}/proc"]
-        for shared in ["/etc/resolv.conf", "/etc/ssl/certs", *self.mounts]:
-            if Path(shared).exists():
-                self.path(shared).parent.mkdir(parents=True, exist_ok=True)
-                self.path(shared).mkdir(exist_ok=True) if Path(shared).is_dir() else self.path(shared).touch()
-                mounts.append(f"mount --bind -o ro {shared} {self.path(shared)}")
+        for here, there in [("/etc/resolv.conf", "/etc/resolv.conf"), CERTIFICATES, *((path, path) for path in self.mounts)]:
+            if Path(here).exists():
+                to = self.path(there)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.mkdir(exist_ok=True) if Path(here).is_dir() else to.touch()
+                mounts.append(f"mount --bind -o ro {here} {to}")
         inside = f"cd {self.directory} && {command}"
         environment = [f"{name}={value}" for name, value in {**self.environment, **passed}.items()]
         script = "\n".join([*mounts, f"exec chroot {self.root} env -i {shlex.join(environment)} sh -c {shlex.quote(inside)}"])

@@ -27,7 +27,7 @@ use crate::space::Plan;
 const READ_LIMIT: Duration = Duration::from_secs(3);
 /// How long a write may take, with the tries again that the client makes.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
-/// How long the store is left alone after a failed read.
+/// How long the store is left alone after it failed.
 const PAUSE: Duration = Duration::from_secs(15);
 /// Writes under way at a time; what is built beyond that is not shared.
 const WRITES: usize = 8;
@@ -162,7 +162,8 @@ impl Artefacts {
 
     fn put(&self, objects: Vec<(String, Bytes)>) {
         let shared = Arc::clone(&self.shared);
-        let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
+        let permit = Arc::clone(&self.writes).try_acquire_owned().ok().filter(|_| !shared.is_paused());
+        let Some(permit) = permit else {
             shared.count("skipped");
             return;
         };
@@ -179,6 +180,7 @@ impl Artefacts {
                 Ok(()) => shared.count("stored"),
                 Err(error) => {
                     shared.count("failed");
+                    shared.pause();
                     tracing::warn!(%error, "what was built here cannot be shared");
                 }
             }

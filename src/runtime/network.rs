@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ort::ep::CPU;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionOutputs};
 use ort::value::TensorRef;
@@ -207,7 +208,9 @@ fn session(runtime: &Runtime, onnx: &[u8], threads: usize, plan_memory: bool) ->
         // What the accelerator cannot compute is an error, not work for the processor.
         builder.with_execution_providers(runtime.device.providers())?.with_disable_cpu_fallback()?
     } else {
-        builder
+        // A session's own arena keeps what its largest run took, as much as the weights of a small child. With a plan, a run takes one
+        // block, and from the common allocator the next run of any child takes the same.
+        builder.with_execution_providers([CPU::default().with_arena_allocator(!plan_memory).build()])?
     };
     builder.commit_from_memory(onnx)
 }
