@@ -120,17 +120,19 @@ def service_times(server, ask, image, clients, count):
     return found[len(found) // 10 :]
 
 
-def random_choices(server, seed):
-    """Children that the server does not know: known ones, recombined stage by stage."""
+def random_choices(server, seed, parents=3):
+    """Children that the server does not know: its cheapest ones, recombined stage by stage.
+
+    Endless, so `parents` must differ enough to give as many as are taken; what is made of cheap ones is built soon.
+    """
     chance = random.Random(seed)
-    # The cheapest three differ enough, and what is made of them is built soon.
-    known = [child["choices"] for child in server.children()[:3]]
+    known = [child["choices"] for child in server.children()[:parents]]
     seen = {json.dumps(choices, sort_keys=True) for choices in known}
     while True:
-        parents = [chance.choice(known) for _ in range(2)]
+        pair = [chance.choice(known) for _ in range(2)]
         mixed = {
-            key: [chance.choice(pair) for pair in zip(*(parent[key] for parent in parents))] if isinstance(value, list) else chance.choice(parents)[key]
-            for key, value in parents[0].items()
+            key: [chance.choice(both) for both in zip(*(parent[key] for parent in pair))] if isinstance(value, list) else chance.choice(pair)[key]
+            for key, value in pair[0].items()
         }
         text = json.dumps(mixed, sort_keys=True)
         if text not in seen:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what `bignas serve` does under load: queueing, overload, bursts, builds beside traffic, many children, panics, hours.
 
-    under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build children panics soak]
+    under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build stalled children panics soak]
 
 BIGNAS is the release binary (`make bench-load` builds it). Each measurement starts a server of its own, with a cache of its own;
 load comes from `bignas bench` on the same cores. Table 1's smallest child has random weights. Writes under_load.json into DIR, prints
@@ -10,10 +10,13 @@ every figure beside its target, and exits with 1 where one is missed.
 
 import argparse
 import json
+import select
+import socket
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 from ideal_queue import latencies, quantile
@@ -21,6 +24,9 @@ from load_server import Server, bench, random_choices, request, service_times
 
 HERE = Path(__file__).resolve().parent
 IDEAL_ARRIVALS = 200_000
+DEADLINE_MS = 500
+# Sockets that send half a head and then nothing.
+STALLED = 200
 
 
 class Report:
@@ -59,15 +65,21 @@ def poisson(args, report):
 
 
 def overload(args, report):
-    """Goodput and refusals at four times the capacity."""
+    """What is offered from half the capacity to four times it: goodput, refusals, and that nothing else happens."""
     with table_one(args) as server:
         ask = f"child={server.cheapest()}"
         most = capacity(args, server, ask)
-        deadline = ("--deadline-ms", 500)
-        found = bench(args, server, ask, "--arrivals", "poisson", "--rate", 4 * most, "--connections", 512, "--windows", 6, *deadline)
+        flags = ("--arrivals", "poisson", "--connections", 512, "--windows", 6, "--deadline-ms", DEADLINE_MS)
+        offered = {times: bench(args, server, ask, "--rate", times * most, *flags) for times in (0.5, 1, 2, 4)}
+    found = offered[4]
     ratio, refusal = found["goodput"] / most, found["refusal_p99_ms"]
     report.add("overload: goodput over capacity", ratio, ">= 0.95", ratio >= 0.95, capacity=round(most, 1), statuses=found["statuses"])
     report.add("overload: p99 of a refusal, ms", refusal, "< 5", refusal < 5)
+    late = max(found["p99_ms"] for found in offered.values())
+    others = sum(count for found in offered.values() for status, count in found["statuses"].items() if status not in ("200", "429", "504"))
+    detail = {f"{times} times": {"goodput": found["goodput"], "p99_ms": found["p99_ms"]} for times, found in offered.items()}
+    report.add("overload: p99 of answers, ms", late, f"<= {DEADLINE_MS}", late <= DEADLINE_MS, **detail)
+    report.add("overload: answers that are neither given nor refused", others, "0", others == 0)
 
 
 def bursts(args, report):
@@ -122,6 +134,40 @@ def build(args, report):
     report.add("build beside half load: p99 over before", during / before, "<= 1.2", during <= 1.2 * before, **detail)
 
 
+def stalled(args, report):
+    """The hot child's p99 beside clients that never finish their requests, against before."""
+    with table_one(args) as server:
+        ask = f"child={server.cheapest()}"
+        flags = ("--arrivals", "poisson", "--rate", capacity(args, server, ask) / 2, "--windows", 4)
+        before = bench(args, server, ask, *flags)["p99_ms"]
+        done = threading.Event()
+        thread = threading.Thread(target=stall, args=(server, done))
+        thread.start()
+        during = bench(args, server, ask, *flags)["p99_ms"]
+        done.set()
+        thread.join()
+    report.add(f"{STALLED} stalled clients: p99 over before", during / before, "<= 1.1", during <= 1.1 * before, before_ms=before, during_ms=during)
+
+
+def stall(server, done):
+    """Keeps sockets open that have sent half a head; those that the server cuts off are opened again."""
+    where = urllib.parse.urlsplit(server.url)
+    sockets = []
+    while not done.is_set():
+        # Something to read is the server's 408 or the end of the connection.
+        over = select.select(sockets, [], [], 0)[0]
+        for gone in over:
+            gone.close()
+        sockets = [kept for kept in sockets if kept not in over]
+        for _ in range(STALLED - len(sockets)):
+            opened = socket.create_connection((where.hostname, where.port))
+            opened.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\n")
+            sockets.append(opened)
+        done.wait(0.5)
+    for kept in sockets:
+        kept.close()
+
+
 def children(args, report):
     """Memory of one hundred loaded children, and the latency of a hot one."""
     flags = ("--max-added-children", 128, "--memory-limit-bytes", 16 << 30)
@@ -167,7 +213,7 @@ def soak(args, report):
     """Growth of memory over ten minutes with evictions and rebuilds."""
     with Server(args.bignas, args.model, ()) as server:
         body, ids = (args.model / "example.png").read_bytes(), [child["id"] for child in server.children()]
-        end, cycles, choices = time.monotonic() + args.soak_s, 0, random_choices(server, 11)
+        end, cycles, choices = time.monotonic() + args.soak_s, 0, random_choices(server, 11, parents=len(ids))
         first = None
         while time.monotonic() < end:
             added = request(server.url + "/children", {"choices": next(choices)})
@@ -182,7 +228,7 @@ def soak(args, report):
     report.add("soak: growth of memory, MB", growth, "< 50", growth < 50 and cycles >= 200, cycles=cycles, seconds=args.soak_s)
 
 
-MEASUREMENTS = {run.__name__: run for run in (poisson, overload, bursts, build, children, panics, soak)}
+MEASUREMENTS = {run.__name__: run for run in (poisson, overload, bursts, build, stalled, children, panics, soak)}
 
 
 def main():

@@ -63,6 +63,39 @@ fn images_that_are_none() {
     assert_eq!(server.classify("", &good).status, 200, "the server goes on");
 }
 
+/// Cut-off, flipped and claimed-to-be-huge files leave nothing behind, however many there are.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thousand_bad_bodies_leave_no_memory() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    let picture = image::DynamicImage::from(image::RgbImage::from_fn(400, 300, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8])));
+    let files = [image::ImageFormat::Jpeg, image::ImageFormat::Png].map(|format| super::harness::encode(&picture, format));
+    let bad = |number: usize| {
+        let mut file = files[number % 2].clone();
+        file.truncate(file.len() * (1 + number % 7) / 8);
+        let middle = file.len() / 2;
+        file[middle] ^= number as u8;
+        file
+    };
+    let post = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            problem("cut off", &server.classify("", &bad(number)), 400, "invalid_image", "");
+            if number % 10 == 0 {
+                let gzip = server.post_with("/classify", &[0x1f, 0x8b, 8, 0, 255, 255, 255], &[("content-encoding", "gzip")]);
+                problem("gzip", &gzip, 415, "unsupported_media_type", "without Content-Encoding");
+            }
+        }
+    };
+    post(0..100);
+    let before = server.resident_bytes();
+    post(100..1100);
+    assert!(server.resident_bytes() < before + (32 << 20), "{before} bytes grew to {}", server.resident_bytes());
+    let before = server.resident_bytes();
+    problem("bomb", &server.classify("", &png_header(60_000)), 413, "image_too_large", "60000");
+    assert!(server.resident_bytes() < before + (8 << 20), "a bomb took memory: {before} bytes grew to {}", server.resident_bytes());
+}
+
 #[test]
 fn budgets_that_make_no_sense() {
     let model = TestModel::new();
@@ -136,6 +169,23 @@ fn heads_and_bodies_that_never_end_are_cut_off() {
         assert!(answer.is_empty() || answer.contains(" 408 "), "{name}: {answer}");
     }
     assert_eq!(server.get("/healthz").status, 200);
+}
+
+#[test]
+fn two_hundred_stalled_heads_keep_nobody_waiting() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    let address = server.base.trim_start_matches("http://").to_owned();
+    let stall = |_| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"POST /classify HTTP/1.1\r\nhost: x\r\n").unwrap();
+        stream
+    };
+    let stalled: Vec<TcpStream> = (0..200).map(stall).collect();
+    for _ in 0..20 {
+        assert_eq!(server.classify("", &png(28, |x, _| x as u8)).status, 200);
+    }
+    drop(stalled);
 }
 
 #[test]

@@ -110,6 +110,14 @@ impl Server {
         self.process.wait().unwrap()
     }
 
+    /// How much memory the process holds.
+    #[cfg(target_os = "linux")]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    }
+
     /// The value of a metric, given by its name with labels as `/metrics` writes it.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
