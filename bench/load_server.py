@@ -41,11 +41,13 @@ class Server:
     def __init__(self, bignas, model, flags):
         self.cache = tempfile.mkdtemp(prefix="bignas-bench-")
         command = [bignas, "serve", "--port", "0", "--model", model, "--cache-dir", self.cache, *map(str, flags)]
-        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", line)
+        log = os.path.join(self.cache, "log")
+        with open(log, "wb") as stderr:
+            self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=stderr, text=True)
+        found = re.search(r"http://\S+", self.process.stdout.readline())
         if not found:
-            raise SystemExit(f"error: the server said {line!r}")
+            with open(log, encoding="utf-8") as said:
+                raise SystemExit(f"error: the server does not start: {said.read()}")
         self.url = found.group().rstrip("/.,")
 
     def __enter__(self):

@@ -2,16 +2,17 @@
 //!
 //! By default glibc guesses from what was freed before, and guesses wrong for both of this program's lives.
 
-/// Keeps freed memory in the process from now on; memory once used is not returned until the process ends.
+/// Keeps freed memory in the process from now on, for the next who asks: to be called before the first thread starts.
 ///
-/// For training: libtorch allocates and frees the same large buffers at every step. By default each is returned to the system,
-/// which zeroes it page by page at the next use; keeping them makes a step up to 1.5 times as fast.
-#[cfg(all(feature = "train", target_os = "linux", target_env = "gnu"))]
+/// Training and serving allocate and free the same large buffers at every step and every run. By default each is returned to the
+/// system, which zeroes it page by page at the next use: a step takes up to 1.5 times as long, and a worker of the server spent a
+/// third of its time so.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "mallopt is a C function")]
 pub fn keep_freed_memory() {
     const LARGEST: libc::c_int = 1 << 30;
     const TOP_PAD: libc::c_int = 64 << 20;
-    // One arena: a thread must find what another has freed.
+    // One arena: a thread must find what another has freed, and the others' pieces of 64 MiB are returned with their last block.
     let advice = [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD), (libc::M_ARENA_MAX, 1)];
     for (parameter, value) in advice {
         // SAFETY: mallopt takes two integers, keeps no pointer, locks the arena itself, and refuses what it does not know.
@@ -21,8 +22,8 @@ pub fn keep_freed_memory() {
 
 /// Returns what is free now to the system.
 ///
-/// For serving: building and loading a child takes several copies of its weights for a moment. By default glibc keeps their
-/// memory, and the process stays two to three times as large as what it holds.
+/// Building and loading a child takes several copies of its weights, and large batches, for a moment; their memory would stay with the
+/// process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "malloc_trim is a C function")]
 pub fn return_freed_memory() {
@@ -31,7 +32,7 @@ pub fn return_freed_memory() {
 }
 
 /// Other allocators need no such advice.
-#[cfg(all(feature = "train", not(all(target_os = "linux", target_env = "gnu"))))]
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed_memory() {}
 
 /// Other allocators need no such advice.

@@ -84,6 +84,18 @@ fn read_to_close(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// One answer with its `content-length`, from a connection that stays open.
+fn read_answer(stream: &mut impl BufRead) -> String {
+    let mut text = String::new();
+    while !text.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut text).unwrap(), 0, "the connection ended after {text:?}");
+    }
+    let length = text.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok()).unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    text + &String::from_utf8_lossy(&body)
+}
+
 fn status(response: &str) -> &str {
     response.split_whitespace().nth(1).unwrap_or_default()
 }
@@ -135,6 +147,33 @@ fn a_body_above_the_limit_is_answered_even_to_a_client_that_sends_it_all() {
     let response = server
         .exchange("POST /classify HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 1001\r\n\r\n");
     assert_eq!(status(&response), "413", "{response}");
+}
+
+#[test]
+fn a_refusal_leaves_the_connection_to_the_next_request() {
+    let server = Server::start(&["--admin-key", "correct-horse", "--max-body-bytes", "5000"]);
+    let cases = [("/children", "401"), ("/nothing", "404"), ("/metrics", "405"), ("/classify?child=x", "400")];
+    let mut stream = BufReader::new(server.connect());
+    for (path, expected) in cases {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 4000\r\n\r\n");
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        // The head alone is enough for a refusal; the body comes later.
+        std::thread::sleep(Duration::from_millis(50));
+        stream.get_mut().write_all(&[b' '; 4000]).unwrap();
+        let answer = read_answer(&mut stream);
+        assert_eq!(status(&answer), expected, "{path}: {answer}");
+        assert!(!answer.to_lowercase().contains("connection: close"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_a_body_that_never_comes() {
+    let server = Server::start(&["--admin-key", "correct-horse"]);
+    for expectation in ["", "expect: 100-continue\r\n"] {
+        let answer = server.exchange(&format!("POST /children HTTP/1.1\r\nhost: test\r\n{expectation}content-length: 4000\r\n\r\n"));
+        assert_eq!(status(&answer), "401", "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
 }
 
 #[test]

@@ -96,11 +96,10 @@ impl Engine {
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
-            return_freed_memory();
             if !inner.measured(id) {
                 inner.measure_now(id);
-                return_freed_memory();
             }
+            return_freed_memory();
         });
         self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
         loading.insert(id, receiver.clone());

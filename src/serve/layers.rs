@@ -1,5 +1,5 @@
-//! What happens around every request, from the outside in: its id, span and line in the log (`trace`); metrics; panics become
-//! problem documents, and so do errors that have none; a deadline.
+//! What happens around every request, from the outside in: the rest of its body is read off (`leftover`); its id, span and line in
+//! the log (`trace`); metrics; panics become problem documents, and so do errors that have none; a deadline.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 
 use super::error::{ApiError, Code, PROBLEM_JSON, foreign};
+use super::leftover;
 use super::trace::trace;
 use crate::metrics::Metrics;
 
@@ -35,6 +36,7 @@ pub(super) fn apply(router: Router, metrics: Arc<Metrics>, timeout: Duration) ->
         .layer(from_fn(only_problems))
         .layer(from_fn_with_state(metrics, measure))
         .layer(from_fn(trace))
+        .layer(from_fn(leftover::discard))
 }
 
 /// The answer to a request for what is not there.

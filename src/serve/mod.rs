@@ -19,6 +19,7 @@ mod error;
 mod etag;
 mod health;
 mod layers;
+mod leftover;
 mod listen;
 mod model;
 mod playground;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Multipart, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -21,8 +21,6 @@ use crate::image::{ACCEPTED_CONTENT_TYPES, accepts_content_type};
 /// Standard base64, padded or not.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
-/// How long a body that is too large is read and thrown away, so that its sender gets to read the answer.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// How much one body may bring, and how long it may take.
 #[derive(Debug, Clone, Copy)]
@@ -119,12 +117,7 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// The whole body, up to the limits of size and time.
 async fn read_body(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<Bytes, ApiError> {
     let declared = text(headers, CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    // Whoever waits for leave to send is refused before sending; everyone else has begun, and would not read the answer
-    // of a server that hangs up.
     if declared.is_some_and(|length| length > limits.bytes as u64) {
-        if !headers.contains_key(EXPECT) {
-            discard(body).await;
-        }
         return Err(too_large(limits.bytes));
     }
     let reading = collect(body, declared.unwrap_or(0) as usize, limits.bytes);
@@ -142,7 +135,6 @@ async fn collect(mut body: Body, declared: usize, limit: usize) -> Result<Bytes,
             return Ok(data);
         }
         if bytes.len() + data.len() > limit {
-            discard(body).await;
             return Err(too_large(limit));
         }
         bytes.extend_from_slice(&data);
@@ -160,13 +152,6 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
             return Ok(Some(data));
         }
     }
-}
-
-/// Reads on for a moment without keeping anything.
-async fn discard(mut body: Body) {
-    let reading = async { while let Ok(Some(_)) = next_data(&mut body).await {} };
-    // Whatever has not come by then is cut off with the connection.
-    let _ = tokio::time::timeout(LINGER, reading).await;
 }
 
 fn from_json(bytes: &[u8]) -> Result<(Vec<Bytes>, Fields), ApiError> {

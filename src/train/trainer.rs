@@ -92,7 +92,6 @@ pub struct Provenance {
 /// [`TrainError`]; all checkpoints so far stay.
 pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outcome, TrainError> {
     settings.validate()?;
-    crate::allocator::keep_freed_memory();
     tch::set_num_threads(i32::try_from(job.threads).unwrap_or(1));
     let mut training = if resume { Training::resume(job, settings)? } else { Training::start(job, settings)? };
     let steps = training.steps();
