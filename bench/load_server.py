@@ -86,7 +86,7 @@ class Server:
     def metric(self, name):
         with urllib.request.urlopen(self.url + "/metrics", timeout=60) as answer:
             text = answer.read().decode()
-        return float(re.search(rf"^{name} (\S+)", text, re.MULTILINE).group(1))
+        return float(re.search(rf"^{re.escape(name)} (\S+)", text, re.MULTILINE).group(1))
 
 
 def bench(args, server, ask, *flags, image=None):

@@ -24,10 +24,10 @@ pub(super) struct Args {
     /// Image files to send, in turn
     #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// What to ask for, in turn, as a query: `mflops=3`, `latency_ms=2&min_accuracy=0.88`
+    /// What to ask for, in turn, as a query: `mflops=3`, `latency_ms=2&min_accuracy=0.88&deadline_ms=50`
     #[arg(long, num_args = 1.., default_value = "", value_name = "QUERY")]
     ask: Vec<String>,
-    /// Deadline of every request, in milliseconds
+    /// Deadline of every request that does not ask for one, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: Option<u32>,
     /// How requests arrive
@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (outcomes, windows) = runtime.block_on(measure(args, &load))?;
     let length = Duration::from_secs(u64::from(args.window_s) * windows.0.len() as u64);
-    let summary = summarise(&outcomes, length, args.deadline_ms.map(|ms| Duration::from_millis(ms.into())));
+    let summary = summarise(&outcomes, length);
     print(&summary, &windows);
     if let Some(name) = &args.output {
         let report = Report { command: std::env::args().skip(1).collect(), stable: windows.stable(), windows, summary };
@@ -99,8 +99,8 @@ fn load(args: &Args) -> anyhow::Result<Load> {
     });
     let with_deadline = |ask: &String| match args.deadline_ms {
         Some(ms) if ask.is_empty() => format!("deadline_ms={ms}"),
-        Some(ms) => format!("{ask}&deadline_ms={ms}"),
-        None => ask.clone(),
+        Some(ms) if !ask.contains("deadline_ms=") => format!("{ask}&deadline_ms={ms}"),
+        _ => ask.clone(),
     };
     let (connections, rate) = (usize::from(args.connections), args.rate.unwrap_or_default());
     let mode = match args.arrivals {
@@ -115,30 +115,18 @@ fn load(args: &Args) -> anyhow::Result<Load> {
     Ok(Load { target, path, mode, images: images.collect::<anyhow::Result<_>>()?, asks, seed: args.seed })
 }
 
-/// Drives the load window by window; what a window sends and is answered later counts in it.
+/// Warms up, then drives the load for as many windows as it takes.
 async fn measure(args: &Args, load: &Load) -> anyhow::Result<(Vec<Outcome>, Windows)> {
     if args.warm_up_s > 0 {
-        drive(load, Duration::from_secs(args.warm_up_s.into())).await?;
+        drive(load, Duration::from_secs(args.warm_up_s.into()), 1, |_| false).await?;
     }
-    let window = Duration::from_secs(args.window_s.into());
-    if args.arrivals != Arrival::Closed {
-        // One loop: pausing between windows would let the queue drain.
-        let outcomes = drive(load, window * args.windows).await?;
-        let mut windows = Windows(vec![0.0; args.windows as usize]);
-        for outcome in outcomes.iter().filter(|outcome| outcome.reply.as_ref().is_some_and(|reply| reply.status == 200)) {
-            let at = (outcome.due.as_secs_f64() / window.as_secs_f64()) as usize;
-            windows.0[at.min(args.windows as usize - 1)] += 1.0 / window.as_secs_f64();
+    let settled = |windows: &Windows| {
+        if let Some(last) = windows.0.last() {
+            eprintln!("window {}: {last:.1} requests/s", windows.0.len());
         }
-        return Ok((outcomes, windows));
-    }
-    let (mut all, mut windows) = (Vec::new(), Windows::default());
-    while windows.0.len() < args.windows as usize && !windows.stable() {
-        let outcomes = drive(load, window).await?;
-        windows.0.push(summarise(&outcomes, window, None).throughput);
-        eprintln!("window {}: {:.1} requests/s", windows.0.len(), windows.0[windows.0.len() - 1]);
-        all.extend(outcomes);
-    }
-    Ok((all, windows))
+        windows.stable()
+    };
+    Ok(drive(load, Duration::from_secs(args.window_s.into()), args.windows, settled).await?)
 }
 
 fn print(summary: &Summary, windows: &Windows) {

@@ -1,7 +1,7 @@
 //! Sending a load, and collecting what comes back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::arrivals::Arrivals;
 use super::client::{ClientError, Connection, Path, Target};
-use super::summary::Outcome;
+use super::summary::{Outcome, Windows};
 
 /// How long a closed loop waits before it tries to connect again.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -58,59 +58,107 @@ struct Connections {
     back: mpsc::Sender<Option<Connection>>,
 }
 
-/// Sends `load` for `length` and returns what became of every request, in no order; those in flight at the end are waited for.
+/// Sends `load` for up to `most` windows of length `window`, and returns what became of the requests, in no order, beside the answers
+/// with status 200 a second of each window.
+///
+/// A closed loop goes on without a pause until `enough` says so of the windows until then. Answers count in the window in which they
+/// came; what is still in flight after the last counts nowhere. An open loop always takes all of its windows, its requests count in the
+/// window in which they were due, and the last are waited for.
 ///
 /// # Errors
 /// [`ClientError`] where the server cannot be reached at all. A connection that breaks later is an outcome.
-pub async fn drive(load: &Load, length: Duration) -> Result<Vec<Outcome>, ClientError> {
+pub async fn drive(
+    load: &Load,
+    window: Duration,
+    most: u32,
+    enough: impl Fn(&Windows) -> bool,
+) -> Result<(Vec<Outcome>, Windows), ClientError> {
     drop(Connection::open(&load.target).await?);
-    let (outcomes, mut collected) = mpsc::unbounded_channel();
-    let start = Instant::now();
-    let sent = Arc::new(AtomicU64::new(0));
     match load.mode {
-        Mode::Closed { connections } => {
-            for _ in 0..connections {
-                let (load, sent, outcomes) = (load.clone(), Arc::clone(&sent), outcomes.clone());
-                tokio::spawn(async move {
-                    let mut connection = None;
-                    while start.elapsed() < length {
-                        let due = start.elapsed();
-                        let number = sent.fetch_add(1, Ordering::Relaxed);
-                        let outcome = send(&load, &mut connection, number, start, due).await;
-                        let failed = outcome.reply.is_none();
-                        let _ = outcomes.send(outcome);
-                        if failed {
-                            tokio::time::sleep(AFTER_FAILURE).await;
-                        }
-                    }
-                });
-            }
-        }
+        Mode::Closed { connections } => Ok(closed(load, connections, window, most, enough).await),
         Mode::Open { rate, cv2, connections } => {
             let arrivals = Arrivals::new(rate, cv2, load.seed).ok_or_else(|| ClientError::Address(format!("rate {rate}, CV² {cv2}")))?;
-            let (back, idle) = mpsc::channel(connections.max(1));
-            for _ in 0..connections.max(1) {
-                let _ = back.try_send(None);
-            }
-            let pool = Arc::new(Connections { idle: Mutex::new(idle), back });
-            let mut dues = on_time(arrivals, start, length);
-            while let Some((number, due)) = dues.recv().await {
-                let (load, pool, outcomes) = (load.clone(), Arc::clone(&pool), outcomes.clone());
-                tokio::spawn(async move {
-                    let mut connection = pool.idle.lock().await.recv().await.flatten();
-                    let outcome = send(&load, &mut connection, number, start, due).await;
-                    let _ = outcomes.send(outcome);
-                    let _ = pool.back.send(connection).await;
-                });
-            }
+            let outcomes = open(load, arrivals, connections, window * most).await;
+            let windows = (0..most).map(|index| in_window(&outcomes, window, index, |outcome| outcome.due)).collect();
+            Ok((outcomes, Windows(windows)))
         }
+    }
+}
+
+async fn closed(
+    load: &Load,
+    connections: usize,
+    window: Duration,
+    most: u32,
+    enough: impl Fn(&Windows) -> bool,
+) -> (Vec<Outcome>, Windows) {
+    let (outcomes, mut collected) = mpsc::unbounded_channel();
+    let (start, sent, over) = (Instant::now(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    for _ in 0..connections {
+        let (load, sent, over, outcomes) = (load.clone(), Arc::clone(&sent), Arc::clone(&over), outcomes.clone());
+        tokio::spawn(async move {
+            let mut connection = None;
+            while !over.load(Ordering::Relaxed) {
+                let number = sent.fetch_add(1, Ordering::Relaxed);
+                let outcome = send(&load, &mut connection, number, start, start.elapsed()).await;
+                let failed = outcome.reply.is_none();
+                let _ = outcomes.send(outcome);
+                if failed {
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        });
+    }
+    let (mut all, mut windows) = (Vec::new(), Windows::default());
+    while !enough(&windows) && windows.0.len() < most as usize {
+        let index = windows.0.len() as u32;
+        let end = start + window * (index + 1);
+        while let Ok(Some(outcome)) = tokio::time::timeout_at(end.into(), collected.recv()).await {
+            all.push(outcome);
+        }
+        windows.0.push(in_window(&all, window, index, |outcome| outcome.due + outcome.latency));
+    }
+    over.store(true, Ordering::Relaxed);
+    (all, windows)
+}
+
+async fn open(load: &Load, arrivals: Arrivals, connections: usize, length: Duration) -> Vec<Outcome> {
+    let (outcomes, mut collected) = mpsc::unbounded_channel();
+    let start = Instant::now();
+    let (back, idle) = mpsc::channel(connections.max(1));
+    for _ in 0..connections.max(1) {
+        let _ = back.try_send(None);
+    }
+    let pool = Arc::new(Connections { idle: Mutex::new(idle), back });
+    let mut dues = on_time(arrivals, start, length);
+    while let Some((number, due)) = dues.recv().await {
+        let (load, pool, outcomes) = (load.clone(), Arc::clone(&pool), outcomes.clone());
+        tokio::spawn(async move {
+            let mut connection = pool.idle.lock().await.recv().await.flatten();
+            let outcome = send(&load, &mut connection, number, start, due).await;
+            let _ = outcomes.send(outcome);
+            let _ = pool.back.send(connection).await;
+        });
     }
     drop(outcomes);
     let mut all = Vec::new();
     while let Some(outcome) = collected.recv().await {
         all.push(outcome);
     }
-    Ok(all)
+    all
+}
+
+/// Answers with status 200 a second in window `index`, each at the time that `at` says.
+fn in_window(outcomes: &[Outcome], window: Duration, index: u32, at: impl Fn(&Outcome) -> Duration) -> f64 {
+    let range = window * index..window * (index + 1);
+    let counts = |outcome: &&Outcome| outcome.reply.as_ref().is_some_and(|reply| reply.status == 200) && range.contains(&at(outcome));
+    outcomes.iter().filter(counts).count() as f64 / window.as_secs_f64()
+}
+
+/// The deadline that a query asks for.
+fn deadline_of(ask: &str) -> Option<Duration> {
+    let ms = ask.split('&').find_map(|field| field.strip_prefix("deadline_ms="))?;
+    Duration::try_from_secs_f64(ms.parse::<f64>().ok()? / 1e3).ok()
 }
 
 /// The numbers of the requests, each with the time after `start` at which it is due and at which it comes out here, until `length`.
@@ -149,5 +197,34 @@ async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, sta
         Ok::<_, ClientError>(reply)
     };
     let reply = reply.await.ok();
-    Outcome { due, latency: start.elapsed() - due, reply }
+    Outcome { due, latency: start.elapsed() - due, deadline: deadline_of(ask), reply }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_is_the_one_that_was_asked_for() {
+        for (ask, ms) in [("", None), ("mflops=3", None), ("mflops=3&deadline_ms=20", Some(20)), ("deadline_ms=1.5e3&top_k=1", Some(1500))]
+        {
+            assert_eq!(deadline_of(ask), ms.map(Duration::from_millis), "{ask}");
+        }
+        assert_eq!([deadline_of("deadline_ms=soon"), deadline_of("deadline_ms=-1")], [None, None]);
+    }
+
+    #[test]
+    fn answers_count_in_their_window_and_in_no_other() {
+        let reply = |status| Some(super::super::client::Reply { status, child: None, accuracy: None, degraded: false });
+        let outcome = |due_ms, status| {
+            let (due, latency) = (Duration::from_millis(due_ms), Duration::from_millis(300));
+            Outcome { due, latency, deadline: None, reply: reply(status) }
+        };
+        let outcomes = [outcome(0, 200), outcome(600, 200), outcome(800, 200), outcome(900, 429), outcome(1800, 200)];
+        let count = |index, at: fn(&Outcome) -> Duration| in_window(&outcomes, Duration::from_secs(1), index, at);
+        let due: fn(&Outcome) -> Duration = |outcome| outcome.due;
+        let done: fn(&Outcome) -> Duration = |outcome| outcome.due + outcome.latency;
+        assert_eq!([count(0, due), count(1, due)], [3.0, 1.0]);
+        assert_eq!([count(0, done), count(1, done), count(2, done)], [2.0, 1.0, 1.0]);
+    }
 }

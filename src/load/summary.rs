@@ -15,6 +15,8 @@ pub struct Outcome {
     pub due: Duration,
     /// From when it was due until its answer was there.
     pub latency: Duration,
+    /// The deadline that it asked for.
+    pub deadline: Option<Duration>,
     /// The answer; none where the connection failed.
     pub reply: Option<Reply>,
 }
@@ -56,15 +58,15 @@ pub struct Summary {
     pub children: BTreeMap<ChildId, usize>,
 }
 
-/// Summarises what was due within `length`, with the `deadline` of every request.
+/// Summarises what a load of `length` came to.
 #[must_use]
-pub fn summarise(outcomes: &[Outcome], length: Duration, deadline: Option<Duration>) -> Summary {
+pub fn summarise(outcomes: &[Outcome], length: Duration) -> Summary {
     let status = |outcome: &Outcome| outcome.reply.as_ref().map_or(0, |reply| reply.status);
     let (seconds, requests) = (length.as_secs_f64(), outcomes.len());
     let answered: Vec<&Outcome> = outcomes.iter().filter(|outcome| status(outcome) == 200).collect();
     let refusals: Vec<&Outcome> = outcomes.iter().filter(|outcome| matches!(status(outcome), 429 | 504)).collect();
     let replies = || answered.iter().filter_map(|outcome| outcome.reply.as_ref());
-    let in_time = answered.iter().filter(|outcome| deadline.is_none_or(|deadline| outcome.latency <= deadline)).count();
+    let in_time = answered.iter().filter(|outcome| outcome.deadline.is_none_or(|deadline| outcome.latency <= deadline)).count();
     let share = |count: usize, of: usize| if of == 0 { 0.0 } else { count as f64 / of as f64 };
     let latencies = sorted_ms(&answered);
     let accuracies: Vec<f64> = replies().filter_map(|reply| reply.accuracy).collect();
@@ -130,7 +132,7 @@ mod tests {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
         let accuracy = (status == 200).then_some(if degraded { 0.8 } else { 0.9 });
         let reply = (status > 0).then(|| Reply { status, child: (status == 200).then_some(id), accuracy, degraded });
-        Outcome { due: Duration::ZERO, latency: Duration::from_millis(ms), reply }
+        Outcome { due: Duration::ZERO, latency: Duration::from_millis(ms), deadline: Some(Duration::from_millis(20)), reply }
     }
 
     #[test]
@@ -146,14 +148,14 @@ mod tests {
     fn shares_and_rates_are_those_of_all_requests() {
         let outcomes = [(200, 5, false), (200, 15, true), (200, 25, true), (429, 1, false), (504, 2, false), (0, 9, false)];
         let outcomes = outcomes.map(|(status, ms, degraded)| outcome(status, ms, degraded));
-        let found = summarise(&outcomes, Duration::from_secs(2), Some(Duration::from_millis(20)));
+        let found = summarise(&outcomes, Duration::from_secs(2));
         assert_eq!((found.requests, found.throughput, found.goodput), (6, 1.5, 1.0));
         assert_eq!((found.p50_ms, found.max_ms, found.refusal_p99_ms), (15.0, 25.0, Some(2.0)));
         assert!((found.in_time - 2.0 / 6.0).abs() < 1e-12 && (found.refused - 2.0 / 6.0).abs() < 1e-12);
         assert!((found.degraded - 2.0 / 3.0).abs() < 1e-12 && (found.mean_accuracy.unwrap() - 2.5 / 3.0).abs() < 1e-12);
         assert_eq!(found.statuses, BTreeMap::from([(0, 1), (200, 3), (429, 1), (504, 1)]));
         assert_eq!(found.children.values().sum::<usize>(), 3);
-        let nothing = summarise(&[], Duration::from_secs(1), None);
+        let nothing = summarise(&[], Duration::from_secs(1));
         assert_eq!((nothing.throughput, nothing.in_time, nothing.mean_accuracy), (0.0, 0.0, None));
     }
 

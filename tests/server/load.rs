@@ -37,7 +37,8 @@ fn loads_of_every_kind_are_measured() {
     assert!(summary["requests"].as_u64() > Some(10), "{summary}");
     assert!(summary["mean_accuracy"].is_f64() && summary["p50_ms"].as_f64() <= summary["p999_ms"].as_f64(), "{summary}");
     assert!(summary["children"].as_object().unwrap().len() > 1, "two budgets, two children: {summary}");
-    assert_eq!(server.metric("bignas_phase_seconds_count{phase=\"inference\"}"), summary["requests"].as_f64().unwrap());
+    let answered = server.metric("bignas_phase_seconds_count{phase=\"inference\"}") - summary["requests"].as_f64().unwrap();
+    assert!((0.0..=2.0).contains(&answered), "but for what was in flight at the end, all answers count: {answered} do not");
 
     for arrivals in ["poisson", "gamma"] {
         let open = measured(&["--arrivals", arrivals, "--rate", "40", "--windows", "2", "--deadline-ms", "10000"]);
