@@ -18,13 +18,16 @@ pub struct Metrics {
     pub phase_seconds: HistogramVec,
     /// Images that wait for a worker.
     pub queue_depth: IntGauge,
-    /// Images that nobody waited for any more, when their turn came or while they were computed.
+    /// Images that nobody waited for any more, in the queue or while they were computed: the client had left, or the deadline had passed.
     pub cancelled_images: IntCounter,
-    /// Requests that were not queued or not answered in time, by reason: `deadline` or `queue`.
+    /// Requests that were not queued or not answered in time, by reason: `deadline`, `queue`, or `builds` where too many children wait
+    /// to be built.
     pub shed: IntCounterVec,
     /// Requests answered by a smaller child than an idle server would have taken.
     pub degraded: IntCounter,
-    /// Predicted time of a run over what it took.
+    /// Predicted time of each run.
+    pub predicted_run_seconds: Histogram,
+    /// Time of a run as measured when its child was loaded, over what it took.
     pub prediction_ratio: Histogram,
     /// Images in one run of a network.
     pub batch_size: Histogram,
@@ -88,13 +91,14 @@ impl Metrics {
             phase_seconds: histograms(r, "phase_seconds", "Time of each phase of a request.", "phase", &PHASES, buckets(16e-6, 20)?)?,
             queue_depth: gauge(r, "queue_depth", "Images that wait for a worker.")?,
             cancelled_images: counter(r, "cancelled_images_total", "Images that nobody waited for any more, queued or running.")?,
-            shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &["deadline", "queue"])?,
+            shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &["deadline", "queue", "builds"])?,
             degraded: counter(r, "degraded_total", "Requests answered by a smaller child than an idle server would have taken.")?,
+            predicted_run_seconds: single(r, "predicted_run_seconds", "Predicted time of each run.", buckets(16e-6, 20)?)?,
             // A quarter to four, by steps of a tenth.
             prediction_ratio: single(
                 r,
                 "prediction_ratio",
-                "Predicted time of a run over what it took.",
+                "Time of a run as measured when its child was loaded, over what it took.",
                 exponential_buckets(0.25, 1.1, 30)?,
             )?,
             batch_size: single(r, "batch_size", "Images in one run.", buckets(1.0, 8)?)?,

@@ -27,11 +27,15 @@ pub enum StatisticsFileError {
     /// One child's file does not say on how many images, in which batches.
     #[error("its metadata lack a number called {0}")]
     Metadata(&'static str),
+    /// One child's file holds other values than were written.
+    #[error("its values are not those that its checksum is of")]
+    Damaged,
 }
 
 /// The keys of a single child's metadata.
 const IMAGES: &str = "calibration_images";
 const BATCH: &str = "calibration_batch";
+const SHA256: &str = "sha256";
 
 impl BnStats {
     /// The bytes of a file with these statistics alone, complete in itself.
@@ -40,8 +44,9 @@ impl BnStats {
     /// [`StatisticsFileError::Format`] where they cannot be written.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, StatisticsFileError> {
         let numbers = [(IMAGES, self.images()), (BATCH, self.batch())];
-        let metadata = numbers.map(|(key, number)| (key.to_owned(), number.to_string()));
-        serialize(std::slice::from_ref(self), Some(HashMap::from(metadata)))
+        let mut metadata = HashMap::from(numbers.map(|(key, number)| (key.to_owned(), number.to_string())));
+        metadata.insert(SHA256.to_owned(), self.checksum());
+        serialize(std::slice::from_ref(self), Some(metadata))
     }
 
     /// Reads such a file; it must hold the statistics of the child of `plan`, and nothing else.
@@ -50,12 +55,14 @@ impl BnStats {
     /// [`StatisticsFileError`] says what is wrong with it.
     pub fn from_safetensors(bytes: &[u8], plan: &Plan) -> Result<Self, StatisticsFileError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-        let number = |key: &'static str| {
-            let text = metadata.metadata().as_ref().and_then(|metadata| metadata.get(key));
-            text.and_then(|text| text.parse().ok()).ok_or(StatisticsFileError::Metadata(key))
-        };
+        let text = |key: &'static str| metadata.metadata().as_ref().and_then(|metadata| metadata.get(key));
+        let number = |key| text(key).and_then(|text| text.parse().ok()).ok_or(StatisticsFileError::Metadata(key));
         let mut found = read(bytes, std::slice::from_ref(plan), number(IMAGES)?, number(BATCH)?)?;
-        found.remove(&plan.child.id()).ok_or_else(|| StatisticsFileError::Unknown(plan.child.id().to_string()))
+        let stats = found.remove(&plan.child.id()).ok_or_else(|| StatisticsFileError::Unknown(plan.child.id().to_string()))?;
+        if text(SHA256) != Some(&stats.checksum()) {
+            return Err(StatisticsFileError::Damaged);
+        }
+        Ok(stats)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What servers share: built children, and the batch-norm statistics they were made with, in an object store.
 //!
 //! A replica that finds a child there need not build it, and one with another exporter that finds its statistics need not
-//! recalibrate it. Nothing depends on the store: one that is down, slow or damaged costs at most [`READ_LIMIT`] a child,
-//! and after a failure it is left alone for [`PAUSE`].
+//! recalibrate it. Nothing depends on the store: one that is down, slow or damaged costs a child at most twice [`READ_LIMIT`], for its
+//! graph and for its statistics, and after a failure it is left alone for [`PAUSE`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,12 +19,11 @@ use url::Url;
 
 use super::store::Receipt;
 use crate::checkpoint::BnStats;
-use crate::files::sha256;
 use crate::metrics::Metrics;
 use crate::space::Plan;
 
-/// How long a child waits for the store at most; building one takes longer as a rule.
-const READ_LIMIT: Duration = Duration::from_secs(3);
+/// How long a child waits for a read at most; building one takes longer as a rule.
+const READ_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a write may take, with the tries again that the client makes.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 /// How long the store is left alone after it failed.
@@ -104,9 +103,7 @@ impl Artefacts {
             let Some(receipt) = shared.get(&format!("{key}.json")).await? else { return Ok(None) };
             let receipt: Receipt = serde_json::from_slice(&receipt).map_err(|error| Fault::Damaged(error.to_string()))?;
             let Some(onnx) = shared.get(&format!("{key}.onnx")).await? else { return Ok(None) };
-            if sha256(&onnx) != receipt.onnx_sha256 {
-                return Err(Fault::Damaged("its checksum is not the one beside it".into()));
-            }
+            receipt.check(key, &onnx).map_err(|problem| Fault::Damaged(problem.into()))?;
             Ok(Some((onnx.into(), receipt)))
         })
     }

@@ -126,7 +126,13 @@ impl Builder {
         if let Some((onnx, receipt)) = self.artefacts.as_ref().and_then(|artefacts| artefacts.read(&key)) {
             return Ok(self.keep(&key, Arc::new(onnx), &receipt, Source::Shared));
         }
-        let result = in_background(|| self.build(child));
+        self.build_anew(child)
+    }
+
+    /// The child's deployable graph, built whatever lies elsewhere, and kept on disk.
+    pub(super) fn build_anew(&self, child: &Child) -> Result<Built, BuildError> {
+        let key = self.key(child.id());
+        let result = in_background(|| self.build(child, &key));
         self.metrics.builds.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         let (onnx, receipt) = result?;
         let onnx = Arc::new(onnx);
@@ -142,7 +148,7 @@ impl Builder {
         Built { onnx, source, on_disk: self.store.contains(key) }
     }
 
-    fn build(&self, child: &Child) -> Result<(Vec<u8>, Receipt), BuildError> {
+    fn build(&self, child: &Child, key: &str) -> Result<(Vec<u8>, Receipt), BuildError> {
         let deployed = match self.model.statistics.get(&child.id()) {
             Some(known) => deploy(&self.model, child, Statistics::Known(known), Input::Resolution),
             None => self.with_shared_statistics(child)?,
@@ -152,6 +158,7 @@ impl Builder {
         self.record("calibrate", deployed.times.calibrate);
         self.record("export", deployed.times.export);
         let receipt = Receipt {
+            key: key.to_owned(),
             onnx_sha256: sha256(&deployed.onnx),
             statistics_sha256: deployed.stats.checksum(),
             calibration_images: deployed.stats.images(),

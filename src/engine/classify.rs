@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::build::BuildError;
 use super::client::Presence;
 use super::picture::Picture;
 use super::pool::{Ask, Choice};
@@ -15,12 +16,12 @@ use super::schedule::{Refused, Waiting};
 use super::types::{Answer, Budget, ChildStatus, ClassifyError, Request, ResolveError, Source};
 use crate::space::ChildId;
 
-/// How long a request without a deadline may be predicted to wait before it is refused.
+/// How long a request without a deadline may wait, or be predicted to, before it is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An answer by a better child than the smallest must be there within this share of the time until the deadline. The rest is for bursts,
-/// which only the smallest child takes in, and for what lies outside of the engine: reading requests and writing answers. With all of
-/// that time spent on better children, every answer comes at its deadline, and half of them after it.
+/// While others wait or run, an answer by a better child than the smallest must be there within this share of the time until the
+/// deadline. The rest is for bursts, which only the smallest child takes in, and for what lies outside of the engine: reading requests
+/// and writing answers. With all of that time spent on better children, every answer comes at its deadline, and half of them after it.
 const SHARE_FOR_BETTER: f64 = 0.25;
 /// The same for a request without deadline.
 const TIME_FOR_BETTER: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ impl Engine {
             return Err(ClassifyError::ShuttingDown);
         }
         let answered = async {
-            let choices = self.choices(&children, deadline.is_some()).await?;
+            let choices = self.choices(&children, deadline).await?;
             self.answered(children[0], choices, deadline, pictures).await
         };
         let answer = match deadline {
@@ -68,24 +69,31 @@ impl Engine {
             Ok(answer) if answer.degraded_from.is_some() => self.inner.metrics.degraded.inc(),
             Err(ClassifyError::TooLate) => self.inner.metrics.shed.with_label_values(&["deadline"]).inc(),
             Err(ClassifyError::Overloaded { .. }) => self.inner.metrics.shed.with_label_values(&["queue"]).inc(),
+            Err(ClassifyError::Build(BuildError::Busy { .. })) => self.inner.metrics.shed.with_label_values(&["builds"]).inc(),
             _ => {}
         }
         answer
     }
 
     /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first. Who is in a
-    /// hurry does not wait for it where another is there.
-    async fn choices(&self, children: &[ChildId], hurry: bool) -> Result<Vec<Choice>, ClassifyError> {
+    /// hurry does not wait for it where another is there, or where it takes too long.
+    async fn choices(&self, children: &[ChildId], deadline: Option<Instant>) -> Result<Vec<Choice>, ClassifyError> {
         let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
         let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
         let mut choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
-        if let Some(&smallest) = smaller.last().filter(|smallest| self.inner.on_disk_only(**smallest)) {
-            self.begin_load(smallest);
-        }
-        if hurry && !choices.is_empty() && !self.inner.cache.contains(best) {
+        let best_is_there = self.inner.cache.contains(best);
+        if !best_is_there {
             self.begin_load(best);
-            self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
-            return Ok(choices);
+        }
+        self.begin_loads(smaller);
+        if let Some(deadline) = deadline.filter(|_| !best_is_there) {
+            if !choices.is_empty() {
+                self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
+                return Ok(choices);
+            }
+            if self.inner.predicted_load(best).is_some_and(|time| Instant::now() + time > deadline) {
+                return Err(ClassifyError::TooLate);
+            }
         }
         let (loaded, source) = self.load(best).await?;
         choices.insert(0, Choice { loaded, source });
@@ -104,14 +112,17 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures));
         let present = Presence(Arc::default());
-        let payload = Ask { pictures, best, accepted, reply, client: Arc::clone(&present.0) };
+        let too_late = match deadline {
+            Some(_) => ClassifyError::TooLate,
+            None => ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() },
+        };
+        let payload = Ask { pictures, best, accepted, too_late: too_late.clone(), reply, client: Arc::clone(&present.0) };
         let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(SHARE_FOR_BETTER));
         let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
-        match (self.inner.pool.submit(request), deadline) {
-            (Ok(()), _) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
-            (Err(Refused::TooLate(_)), Some(_)) => Err(ClassifyError::TooLate),
-            (Err(Refused::TooLate(_)), None) => Err(ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() }),
-            (Err(Refused::Full(_, room_in)), _) => {
+        match self.inner.pool.submit(request) {
+            Ok(()) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
+            Err(Refused::TooLate(_)) => Err(too_late),
+            Err(Refused::Full(_, room_in)) => {
                 Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::build::{BuildError, Builder, Built, in_background};
 use super::pace::Pace;
@@ -22,19 +23,19 @@ pub(super) struct LoadedChild {
     graph_bytes: u64,
     idle: Mutex<Vec<Network>>,
     /// How long its runs take.
-    pub(super) pace: Pace,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl LoadedChild {
     /// Makes the first session of a built child.
-    pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, profile: Profile) -> Result<Self, BuildError> {
+    pub(super) fn new(builder: &Builder, child: Arc<Child>, built: Built, pace: Arc<Pace>) -> Result<Self, BuildError> {
         let threads = builder.run_threads.load(Ordering::Acquire);
         let first = || load(builder, &child, &built.onnx, threads);
         // Beside traffic, loading steps back too; but a session's own threads would never come forward again.
         let first = if threads == 1 { in_background(first)? } else { first()? };
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
-        Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace: Pace::new(profile) })
+        Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace })
     }
 
     pub(super) fn id(&self) -> ChildId {
@@ -52,7 +53,7 @@ impl LoadedChild {
     /// Bytes that the child takes when `workers` run it at once: a copy of its weights a session, and the graph if it is held.
     pub(super) fn bytes(&self, workers: usize) -> u64 {
         let held = if self.held.is_some() { self.graph_bytes } else { 0 };
-        held + workers as u64 * (self.graph_bytes + SESSION_BYTES)
+        held + bytes_in_sessions(self.graph_bytes, workers)
     }
 
     fn session(&self, builder: &Builder, threads: usize) -> Result<Network, BuildError> {
@@ -64,15 +65,30 @@ impl LoadedChild {
         in_background(|| Profile::measure(&mut self.session(builder, threads)?).map_err(failed))
     }
 
-    /// Logits of every patch, one row of `[classes]` each.
-    ///
-    /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
-    pub(super) fn run(&self, builder: &Builder, patches: &[&Patch], stop: &Stop) -> Result<Vec<Vec<f32>>, ClassifyError> {
+    /// A session for one run, which gives it back: one that is idle, else another.
+    pub(super) fn borrow(&self, builder: &Builder) -> Result<Network, BuildError> {
         let threads = builder.run_threads.load(Ordering::Acquire);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         // A session from before the cores were divided otherwise is dropped.
-        let idle = idle.filter(|network| network.threads() == threads);
-        let mut network = idle.map_or_else(|| self.session(builder, threads), Ok)?;
+        if let Some(network) = idle.filter(|network| network.threads() == threads) {
+            return Ok(network);
+        }
+        let begin = Instant::now();
+        let network = self.session(builder, threads);
+        builder.record("load", begin.elapsed());
+        network
+    }
+
+    /// Logits of every patch on a borrowed session, one row of `[classes]` each.
+    ///
+    /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
+    pub(super) fn run(
+        &self,
+        mut network: Network,
+        builder: &Builder,
+        patches: &[&Patch],
+        stop: &Stop,
+    ) -> Result<Vec<Vec<f32>>, ClassifyError> {
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
         let batch = builder.runtime.device().batch_size(patches.len());
@@ -85,16 +101,17 @@ impl LoadedChild {
         }
         let logits = network.run_until(&input, batch, stop);
         if logits.is_ok() || stop.asked() {
-            self.give_back(network);
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
         }
         let logits = logits.map_err(failed)?;
         let classes = logits.len() / batch;
         Ok(logits.chunks_exact(classes.max(1)).take(patches.len()).map(<[f32]>::to_vec).collect())
     }
+}
 
-    fn give_back(&self, network: Network) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
-    }
+/// Bytes of `workers` sessions of a child whose graph has so many bytes.
+pub(super) fn bytes_in_sessions(graph_bytes: u64, workers: usize) -> u64 {
+    workers as u64 * (graph_bytes + SESSION_BYTES)
 }
 
 fn load(builder: &Builder, child: &Child, graph: &[u8], threads: usize) -> Result<Network, BuildError> {

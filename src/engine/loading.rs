@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::build::BuildError;
-use super::loaded::LoadedChild;
+use super::build::{BuildError, Built};
+use super::loaded::{LoadedChild, bytes_in_sessions};
+use super::registry::Known;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
 use crate::allocator::return_freed_memory;
@@ -21,13 +22,30 @@ const MMACS_PER_MS: f64 = 15.0;
 /// What a load ends in; `None` while it goes on.
 type Outcome = Option<Result<(Arc<LoadedChild>, Source), BuildError>>;
 
-/// The loads that go on, by child. Whoever asks for the same child waits for the same outcome.
+/// Weight of the newest load in what loads take.
+const NEWEST: f64 = 0.3;
+
+/// The loads that go on, by child, and how long loads take. Whoever asks for the same child waits for the same outcome.
 #[derive(Debug, Default)]
-pub(super) struct Loading(Mutex<HashMap<ChildId, watch::Receiver<Outcome>>>);
+pub(super) struct Loading {
+    under_way: Mutex<HashMap<ChildId, watch::Receiver<Outcome>>>,
+    /// Seconds that a load from disk takes, and one that builds the child first; none until there was one.
+    seconds: Mutex<[Option<f64>; 2]>,
+}
 
 impl Loading {
     fn lock(&self) -> MutexGuard<'_, HashMap<ChildId, watch::Receiver<Outcome>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn took(&self, built: bool, time: Duration) {
+        let known = &mut self.seconds.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(built)];
+        let new = time.as_secs_f64();
+        *known = Some(known.map_or(new, |before| before + NEWEST * (new - before)));
+    }
+
+    fn predict(&self, built: bool) -> Option<Duration> {
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(built)].map(Duration::from_secs_f64)
     }
 }
 
@@ -82,6 +100,19 @@ impl Engine {
         }
     }
 
+    /// Begins to load what of `children`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest in any
+    /// case, the others where they push nobody out.
+    pub(super) fn begin_loads(&self, children: &[ChildId]) {
+        let (mut bytes, _) = self.inner.cache.usage();
+        for (place, &id) in children.iter().rev().enumerate().filter(|(_, id)| self.inner.on_disk_only(**id)) {
+            let Some(known) = self.inner.registry.get(id) else { continue };
+            bytes += self.inner.expected_bytes(&known);
+            if place == 0 || bytes <= self.inner.options.memory_limit_bytes {
+                self.begin_load(id);
+            }
+        }
+    }
+
     fn join_or_begin(&self, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
         let id = child.id();
         let mut loading = self.inner.loading.lock();
@@ -132,17 +163,46 @@ impl Inner {
         if let Some(loaded) = self.cache.get(id) {
             return Ok((loaded, Source::Memory));
         }
-        let built = self.builder.get(child)?;
-        let source = built.source;
         let begin = Instant::now();
-        let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, self.profile(child));
-        self.builder.record("load", begin.elapsed());
-        let loaded = Arc::new(loaded?);
+        let (loaded, source) = self.built_and_loaded(child)?;
+        self.loading.took(source == Source::Built, begin.elapsed());
         let bytes = loaded.bytes(self.pool.runs());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
         self.metrics.cache_evictions.inc_by(dropped as u64);
         self.record_usage();
         Ok((loaded, source))
+    }
+
+    /// A child with its first session. What was built elsewhere or before and does not load is built anew.
+    fn built_and_loaded(&self, child: &Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
+        let load = |built: Built| {
+            let (begin, source) = (Instant::now(), built.source);
+            let pace = self.paces.of(child.id(), || self.profile(child));
+            let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, pace);
+            self.builder.record("load", begin.elapsed());
+            loaded.map(|loaded| (Arc::new(loaded), source)).map_err(|error| (error, source))
+        };
+        let loaded = load(self.builder.get(child)?).or_else(|(error, source)| {
+            if source == Source::Built {
+                return Err(error);
+            }
+            tracing::warn!(child = %child.id(), %error, "what was built before cannot be loaded; building anew");
+            load(self.builder.build_anew(child)?).map_err(|(error, _)| error)
+        });
+        if loaded.is_err() {
+            self.metrics.builds.with_label_values(&["error"]).inc();
+        }
+        loaded
+    }
+
+    /// What a child takes in memory, before it is there: a graph is hardly more than its weights.
+    pub(super) fn expected_bytes(&self, known: &Known) -> u64 {
+        bytes_in_sessions(4 * known.cost.params.total(), self.pool.runs())
+    }
+
+    /// How long it will take to get a child into memory, by what that took before; none before the first time.
+    pub(super) fn predicted_load(&self, id: ChildId) -> Option<Duration> {
+        self.loading.predict(!self.builder.store.contains(&self.builder.key(id)))
     }
 
     /// The child's times as measured, or a guess from its multiply-adds until they are.

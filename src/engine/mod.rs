@@ -18,6 +18,7 @@ mod pool;
 mod registry;
 mod resolve;
 mod schedule;
+mod start;
 mod store;
 mod types;
 mod warm_up;
@@ -26,31 +27,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
 pub use artefacts::ArtefactError;
 pub use build::BuildError;
 pub use options::{DeviceError, EngineOptions};
 pub use picture::{Picture, PictureError};
+pub use start::StartError;
 pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
 
-use artefacts::Artefacts;
 use build::Builder;
-use fault::Fault;
-use layout::Layout;
 use loaded::LoadedChild;
 use loading::Loading;
-use options::cores;
-use picture::Decoder;
-use pool::{Pool, Resources};
+use pace::Paces;
+use pool::Pool;
 use registry::{Known, Registry};
-use store::Store;
 
-use crate::checkpoint::{Example, Model, ModelCard};
-use crate::data::CalibrationSet;
-use crate::image::DecodeLimits;
+use crate::checkpoint::{Example, ModelCard};
 use crate::metrics::Metrics;
-use crate::runtime::{LatencyTable, MemoryCache, Runtime, Workers};
+use crate::runtime::{LatencyTable, MemoryCache, Workers};
 use crate::space::{ChildId, Choices};
 
 /// How long the last handle waits for what still runs.
@@ -79,6 +72,7 @@ struct Inner {
     registry: Registry,
     cache: MemoryCache<ChildId, LoadedChild>,
     loading: Loading,
+    paces: Paces,
     /// Measured times by threads of a run, fewest first: one thread, and others that a run may have.
     tables: Vec<(usize, LatencyTable)>,
     metrics: Arc<Metrics>,
@@ -91,81 +85,7 @@ struct Inner {
     draining: AtomicBool,
 }
 
-/// A server that cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The model has no children to serve.
-    #[error("model {0} has no family: run `bignas search` first")]
-    NoFamily(String),
-    /// The store that servers share cannot be used.
-    #[error(transparent)]
-    Artefacts(#[from] ArtefactError),
-    /// The system gives no thread.
-    #[error("cannot start a thread")]
-    Thread(#[source] std::io::Error),
-}
-
 impl Engine {
-    /// Starts worker and builder threads for `model`, and the warm-up behind them. `calibration`, images and the size of their
-    /// batches, is used instead of the model's own images.
-    ///
-    /// # Errors
-    /// [`StartError`] where there is nothing to serve or no thread to serve it.
-    pub fn start(
-        model: Model,
-        runtime: Runtime,
-        metrics: Arc<Metrics>,
-        options: EngineOptions,
-        calibration: Option<(CalibrationSet, usize)>,
-    ) -> Result<Self, StartError> {
-        if model.family.members.is_empty() {
-            return Err(StartError::NoFamily(model.card.name.clone()));
-        }
-        let directory = options.cache_dir();
-        let store = Store::open(&directory.join("built"), options.disk_limit_bytes);
-        metrics.disk_bytes.set(store.bytes() as i64);
-        let count_panics = |metrics: &Arc<Metrics>| {
-            let metrics = Arc::clone(metrics);
-            move || metrics.panics.inc()
-        };
-        let (build_threads, limit) = (options.build_threads(), Duration::from_millis(options.queue_limit_ms));
-        let registry = Registry::open(&model, &directory.join("added"), options.max_added_children);
-        let layout = options.layout();
-        let mut threads = layout.map_or_else(|| Layout::candidates(cores()), |layout| vec![1, layout.threads]);
-        threads.dedup();
-        let table = |threads| LatencyTable::open(&directory.join("latency"), &model.card.weights_sha256, &runtime, threads);
-        let tables = threads.into_iter().map(|threads| (threads, table(threads))).collect();
-        let layout = layout.unwrap_or(Layout::of(1, cores()));
-        let artefacts = options.artefact_store.as_ref().map(|url| Artefacts::open(url, Arc::clone(&metrics))).transpose()?;
-        let builder = Builder::new(Arc::new(model), runtime, store, artefacts, Arc::clone(&metrics), build_threads, calibration);
-        let builder = Arc::new(builder);
-        let decoder = Decoder::new(DecodeLimits { max_pixels: options.max_pixels }, builder.model.card.preprocessing.clone());
-        let fault = options.inject_panic_every_ms.map(|every_ms| Fault::new(Duration::from_millis(every_ms)));
-        let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };
-        builder.run_threads.store(layout.threads, Ordering::Release);
-        let pool = Pool::start(layout.runs, limit, options.queue_limit_images, resources);
-        let builders = Workers::start("build", 1, options.build_queue_limit, count_panics(&metrics));
-        let inner = Inner {
-            registry,
-            cache: MemoryCache::new(options.memory_limit_bytes),
-            loading: Loading::default(),
-            tables,
-            pool: pool.map_err(StartError::Thread)?,
-            builders: builders.map_err(StartError::Thread)?,
-            builder,
-            metrics,
-            ready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            options,
-        };
-        let inner = Arc::new(inner);
-        let engine = Self { _handles: Arc::new(Handles(Arc::clone(&inner))), inner };
-        engine.inner.metrics.workers.set(layout.runs as i64);
-        engine.inner.divide_cores();
-        engine.start_warm_up().map_err(StartError::Thread)?;
-        Ok(engine)
-    }
-
     /// Ends everything that runs: waiting work is dropped, a recalibration stops before its next batch. Waits until `limit` for it.
     pub fn stop(&self, limit: Duration) {
         self.inner.stop(limit);
@@ -214,6 +134,13 @@ impl Engine {
     pub fn unmeasured(&self) -> Option<ChildId> {
         let family = self.inner.registry.all().into_iter().filter(|known| !known.added && self.inner.options.warm_up);
         family.map(|known| known.child.id()).find(|&id| !self.inner.measured(id))
+    }
+
+    /// Sets the metrics that say how an engine stands, after another one has.
+    pub fn publish(&self) {
+        self.inner.metrics.workers.set(self.inner.pool.runs() as i64);
+        self.inner.metrics.disk_bytes.set(self.inner.builder.store.bytes() as i64);
+        self.inner.record_usage();
     }
 
     /// Refuses new work from now on; what was accepted is finished.
@@ -296,6 +223,7 @@ impl Engine {
         self.inner.registry.remove(id)?;
         self.inner.registry.save();
         self.inner.cache.remove(id);
+        self.inner.paces.forget(id);
         self.inner.builder.store.remove(&self.inner.builder.key(id));
         self.inner.record_usage();
         Ok(())

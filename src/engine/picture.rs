@@ -11,12 +11,14 @@ use bytes::Bytes;
 use super::types::ClassifyError;
 use crate::image::{DecodeError, DecodeLimits, Patch, Preprocessing, ShapeError, check_header, decode};
 
-/// What decoding takes until it was measured: a fixed part, and one for each byte of the file.
+/// What decoding takes until it was measured: a fixed part, and one for each byte of the file and each pixel that its header claims.
 const BASE: Duration = Duration::from_micros(10);
-const PER_BYTE: Duration = Duration::from_nanos(15);
+const NS_PER_BYTE: u64 = 10;
+const NS_PER_PIXEL: u64 = 5;
 /// Weight of the newest request in the correction.
 const NEWEST: f64 = 0.05;
-/// The correction stays between this and its inverse.
+/// A request counts as having taken between this share of what the constants say and the inverse: one odd file must not make all look
+/// hopeless.
 const LEAST: f64 = 0.05;
 
 /// An image as it was handed to the engine.
@@ -78,40 +80,50 @@ impl Decoder {
     /// Predicted time of [`Decoder::decode`].
     pub(super) fn predict(&self, pictures: &[Picture]) -> Duration {
         let correction = *self.correction.lock().unwrap_or_else(PoisonError::into_inner);
-        expected(pictures).mul_f64(correction)
+        self.expected(pictures).mul_f64(correction)
     }
 
-    /// The patches of all pictures, decoded one after another, so that only one image is large at a time.
+    /// The patches of all pictures, decoded one after another, so that only one image is large at a time; none as soon as nobody wants
+    /// them any more.
     ///
     /// # Errors
     /// [`ClassifyError::Picture`] for the first that cannot be read.
-    pub(super) fn decode(&self, pictures: Vec<Picture>) -> Result<Vec<Patch>, ClassifyError> {
-        let (begin, expected, of) = (Instant::now(), expected(&pictures), pictures.len());
-        let one = |(index, picture)| match picture {
-            Picture::Patch(patch) => Ok(patch),
-            Picture::File(bytes) => self.decode_one(&bytes).map_err(|error| refused(error, index, of)),
-        };
-        let patches = pictures.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    pub(super) fn decode(&self, pictures: Vec<Picture>, gone: impl Fn() -> bool) -> Result<Option<Vec<Patch>>, ClassifyError> {
+        let (begin, expected, of) = (Instant::now(), self.expected(&pictures), pictures.len());
+        let mut patches = Vec::with_capacity(of);
+        for (index, picture) in pictures.into_iter().enumerate() {
+            if gone() {
+                return Ok(None);
+            }
+            patches.push(match picture {
+                Picture::Patch(patch) => patch,
+                Picture::File(bytes) => self.decode_one(&bytes).map_err(|error| refused(error, index, of))?,
+            });
+        }
         if !expected.is_zero() {
             let ratio = begin.elapsed().as_secs_f64() / expected.as_secs_f64();
             let mut correction = self.correction.lock().unwrap_or_else(PoisonError::into_inner);
-            *correction = (*correction + NEWEST * (ratio - *correction)).clamp(LEAST, 1.0 / LEAST);
+            *correction += NEWEST * (ratio.clamp(LEAST, 1.0 / LEAST) - *correction);
         }
-        Ok(patches)
+        Ok(Some(patches))
+    }
+
+    /// What the constants say.
+    fn expected(&self, pictures: &[Picture]) -> Duration {
+        let one = |picture: &Picture| match picture {
+            Picture::File(bytes) => {
+                let pixels = check_header(bytes, &self.limits).ok().and_then(|header| header.pixels).unwrap_or(0);
+                BASE + Duration::from_nanos(NS_PER_BYTE * bytes.len() as u64 + NS_PER_PIXEL * pixels)
+            }
+            Picture::Patch(_) => Duration::ZERO,
+        };
+        pictures.iter().map(one).sum()
     }
 
     fn decode_one(&self, bytes: &[u8]) -> Result<Patch, PictureError> {
         let pixels = decode(bytes, &self.limits, self.preprocessing.channels(), self.preprocessing.background)?;
         Ok(pixels.centre_crop(&self.preprocessing)?)
     }
-}
-
-fn expected(pictures: &[Picture]) -> Duration {
-    let one = |picture: &Picture| match picture {
-        Picture::File(bytes) => BASE + PER_BYTE * u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        Picture::Patch(_) => Duration::ZERO,
-    };
-    pictures.iter().map(one).sum()
 }
 
 fn refused(error: impl Into<PictureError>, index: usize, of: usize) -> ClassifyError {
@@ -148,7 +160,7 @@ mod tests {
             let pictures = vec![png(4), second];
             let found = decoder().check(&pictures);
             assert_eq!(found.is_err(), at_once, "{found:?}");
-            let error = decoder().decode(pictures).unwrap_err();
+            let error = decoder().decode(pictures, || false).unwrap_err();
             assert!(matches!(error, ClassifyError::Picture { index: 1, of: 2, .. }), "{error:?}");
         }
     }
@@ -159,10 +171,26 @@ mod tests {
         let patch = Patch { size: 4, channels: 1, data: vec![0; 16] };
         assert_eq!(decoder.predict(&[patch.clone().into()]), Duration::ZERO);
         let before = decoder.predict(&[png(4)]);
-        assert_eq!(before, expected(&[png(4)]));
+        assert_eq!(before, decoder.expected(&[png(4)]));
         for _ in 0..300 {
-            assert_eq!(decoder.decode(vec![png(4), patch.clone().into()]).unwrap().len(), 2);
+            assert_eq!(decoder.decode(vec![png(4), patch.clone().into()], || false).unwrap().unwrap().len(), 2);
         }
         assert_ne!(decoder.predict(&[png(4)]), before);
+    }
+
+    /// A file of a few bytes may hold many pixels.
+    #[test]
+    fn pixels_count_and_not_bytes_alone() {
+        let decoder = Decoder::new(DecodeLimits::default(), decoder().preprocessing);
+        let [small, large] = [png(4), png(2000)].map(|picture| decoder.predict(&[picture]));
+        assert!(large > 100 * small && large > Duration::from_millis(10), "{small:?}, {large:?}");
+    }
+
+    #[test]
+    fn decoding_ends_when_nobody_waits_any_more() {
+        let (decoder, asked) = (decoder(), std::cell::Cell::new(0));
+        let gone = || asked.replace(asked.get() + 1) == 1;
+        assert_eq!(decoder.decode(vec![png(4), png(4), png(4)], gone).unwrap(), None);
+        assert_eq!(asked.get(), 2, "the second is not decoded, and the third not asked for");
     }
 }

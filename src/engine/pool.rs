@@ -1,5 +1,7 @@
 //! The threads that run networks, and the queue before them.
 
+mod answer;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -8,15 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::build::Builder;
-use super::client::{Audience, Client};
+use super::client::Client;
 use super::fault::Fault;
 use super::loaded::LoadedChild;
 use super::picture::{Decoder, Picture};
 use super::schedule::{Busy, Queue, Refused, Run, Waiting};
 use super::types::{Answer, ClassifyError, Source};
-use crate::image::Patch;
 use crate::metrics::Metrics;
-use crate::runtime::Stop;
 use crate::space::ChildId;
 
 /// How often [`Pool::stop`] looks whether runs have ended.
@@ -43,6 +43,8 @@ pub(super) struct Ask {
     /// The child that an idle server would have taken.
     pub(super) best: ChildId,
     pub(super) accepted: Instant,
+    /// What to say where no child that it allows can be in time any more.
+    pub(super) too_late: ClassifyError,
     pub(super) client: Arc<Client>,
     pub(super) reply: oneshot::Sender<Result<Answer, ClassifyError>>,
 }
@@ -125,12 +127,13 @@ impl Pool {
     pub(super) fn submit(&self, request: Waiting<Choice, Ask>) -> Result<(), Refused<Ask>> {
         let now = Instant::now();
         let mut state = self.shared.lock();
-        let waiting = state.queue.images();
+        // Nobody is refused for the sake of clients that have left.
+        self.shared.drop_gone(&mut state);
+        let (waiting, busy) = (state.queue.images(), state.busy(now, None));
         if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
-            let until_free = state.busy(now, None).left / u32::try_from(state.runs).unwrap_or(1).max(1);
+            let until_free = state.queue.drained_in(busy, &predict);
             return Err(Refused::Full(request.payload, until_free));
         }
-        let busy = state.busy(now, None);
         state.queue.push(request, now, busy, &predict)?;
         self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);
         drop(state);
@@ -181,6 +184,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes out of the queue what nobody waits for any more.
+    fn drop_gone(&self, state: &mut State) {
+        let before = state.queue.images();
+        state.queue.drop_gone(|ask| ask.client.gone());
+        self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images()) as u64);
+    }
+
     /// Waits for the next run; none where the workers stop.
     fn next(&self, worker: usize) -> Option<Run<Choice, Ask>> {
         let mut state = self.lock();
@@ -195,12 +205,10 @@ impl Shared {
             }
             let now = Instant::now();
             let busy = state.busy(now, Some(worker));
-            let before = state.queue.images();
-            state.queue.drop_gone(|ask| ask.client.gone());
-            self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images()) as u64);
+            self.drop_gone(&mut state);
             while let Some(late) = state.queue.next_late(now, &predict) {
                 // The client may be gone by now.
-                let _ = late.reply.send(Err(ClassifyError::TooLate));
+                let _ = late.reply.send(Err(late.too_late));
             }
             let run = state.queue.next(now, busy, &predict);
             self.resources.metrics.queue_depth.set(state.queue.images() as i64);
@@ -211,84 +219,6 @@ impl Shared {
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
-
-    /// Decodes the images of all requests, runs the network over them, and answers each.
-    fn answer(&self, worker: usize, run: Run<Choice, Ask>) {
-        let Run { child, requests, .. } = run;
-        let started = Instant::now();
-        let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
-        if requests.is_empty() {
-            return;
-        }
-        let decoded = Instant::now();
-        let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.patches).collect();
-        self.resources.metrics.batch_size.observe(patches.len() as f64);
-        let logits = catch_unwind(AssertUnwindSafe(|| self.run(&child, &requests, &patches))).unwrap_or_else(|_| {
-            self.resources.metrics.panics.inc();
-            Err(ClassifyError::WorkerLost)
-        });
-        let (decode, inference) = (decoded - started, decoded.elapsed());
-        // A run that was stopped took at least this long: that is news where it was already late.
-        if logits.is_ok() || inference > child.loaded.pace.predict(patches.len()) {
-            self.resources.metrics.prediction_ratio.observe(child.loaded.pace.learn(patches.len(), inference));
-        }
-        // Before anyone hears of it: whoever asks next must not find this worker busy.
-        self.lock().ends[worker] = None;
-        let id = child.loaded.id();
-        let mut rows = logits.map(Vec::into_iter);
-        for Decoded { ask, patches } in requests {
-            let answer = match &mut rows {
-                Ok(rows) => Ok(Answer {
-                    logits: rows.take(patches.len()).collect(),
-                    child: id,
-                    degraded_from: (ask.best != id).then_some(ask.best),
-                    source: child.source,
-                    queue: started - ask.accepted,
-                    decode,
-                    inference,
-                }),
-                Err(error) => Err(error.clone()),
-            };
-            // The client may be gone by now.
-            let _ = ask.reply.send(answer);
-        }
-    }
-
-    /// The request with its images decoded; one that nobody waits for is dropped, and one that cannot be read is answered.
-    fn decoded(&self, mut ask: Ask) -> Option<Decoded> {
-        let pictures = std::mem::take(&mut ask.pictures);
-        if ask.client.gone() {
-            self.resources.metrics.cancelled_images.inc_by(pictures.len() as u64);
-            return None;
-        }
-        match self.resources.decoder.decode(pictures) {
-            Ok(patches) => Some(Decoded { ask, patches }),
-            Err(error) => {
-                let _ = ask.reply.send(Err(error));
-                None
-            }
-        }
-    }
-
-    /// Runs the network over all patches, until nobody waits any more.
-    fn run(&self, child: &Choice, requests: &[Decoded], patches: &[&Patch]) -> Result<Vec<Vec<f32>>, ClassifyError> {
-        let audience = Arc::new(Audience::new(requests.len(), Stop::new().map_err(|error| ClassifyError::Runtime(Arc::new(error)))?));
-        requests.iter().for_each(|request| request.ask.client.watch(&audience));
-        if let Some(fault) = &self.resources.fault {
-            fault.strike();
-        }
-        let logits = child.loaded.run(&self.resources.builder, patches, &audience.stop);
-        if audience.stop.asked() {
-            self.resources.metrics.cancelled_images.inc_by(patches.len() as u64);
-        }
-        logits
-    }
-}
-
-/// A request that can run now.
-struct Decoded {
-    ask: Ask,
-    patches: Vec<Patch>,
 }
 
 fn predict(choice: &Choice, images: usize) -> Duration {

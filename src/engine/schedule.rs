@@ -13,8 +13,8 @@ const LOOK_AHEAD: usize = 64;
 /// A run together must save at least this share of the time that the runs would take apart.
 const WORTH_BATCHING: f64 = 0.05;
 
-/// By how much more than predicted the wait in the queue is taken to be at admission: a request that is let in and then late has cost
-/// its client the time in which another server could have answered.
+/// By how much more than predicted the wait in the queue is taken to be at admission, and the run of the best child in an idle server:
+/// a request that is let in and then late has cost its client the time in which another server could have answered.
 const CAUTION: f64 = 1.2;
 
 /// How long `images` images take together on the child called `C`, on one worker.
@@ -120,7 +120,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         if start + own > request.deadline {
             return Err(Refused::TooLate(request.payload));
         }
-        let all = self.share(busy.left + self.work(costs, |_| true));
+        let all = self.drained_in(busy, costs);
         if !self.waiting.is_empty() && all + own > self.limit {
             return Err(Refused::Full(request.payload, (all + own).saturating_sub(self.limit)));
         }
@@ -128,6 +128,11 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         self.arrivals += 1;
         self.waiting.insert((request.deadline, self.arrivals), request);
         Ok(())
+    }
+
+    /// Predicted time until everything that waits and runs is done, on the smallest children allowed.
+    pub(super) fn drained_in(&self, busy: Busy, costs: &impl Predict<C>) -> Duration {
+        self.share(busy.left + self.work(costs, |_| true))
     }
 
     /// Takes out the requests that nobody waits for any more.
@@ -173,11 +178,15 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// The best child with which the request at `key`, and everyone behind it on the smallest, can be there with time to spare; else the
-    /// smallest that it allows.
+    /// smallest that it allows. Where nothing else waits or runs, there is nobody to spare time for.
     fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
+        let alone = self.waiting.len() == 1 && busy.left.is_zero();
         let in_time = |child: &&C| {
             let own = request.prepare + costs.predict(child, request.images);
+            if alone {
+                return now + own.mul_f64(CAUTION) <= request.deadline;
+            }
             if now + own > request.better_by {
                 return false;
             }

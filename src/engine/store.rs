@@ -15,12 +15,27 @@ use crate::files::{sha256, write_atomically};
 /// What lies beside a built child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
+    /// The key that it was built for.
+    pub key: String,
     /// SHA-256 of the model file.
     pub onnx_sha256: String,
     /// SHA-256 of the batch-norm statistics folded into it.
     pub statistics_sha256: String,
     /// How many images they were measured on.
     pub calibration_images: usize,
+}
+
+impl Receipt {
+    /// Says what is wrong where `onnx` is not what the receipt for `key` is of.
+    pub(super) fn check(&self, key: &str, onnx: &[u8]) -> Result<(), &'static str> {
+        if self.key != key {
+            return Err("it is another child's");
+        }
+        if self.onnx_sha256 != sha256(onnx) {
+            return Err("its checksum is not the one beside it");
+        }
+        Ok(())
+    }
 }
 
 /// A directory of built children, `KEY.onnx` and `KEY.json`.
@@ -73,9 +88,7 @@ impl Store {
     fn read_verified(&self, key: &str) -> io::Result<(Vec<u8>, Receipt)> {
         let receipt: Receipt = serde_json::from_slice(&fs::read(self.path(key, "json"))?)?;
         let onnx = fs::read(self.path(key, "onnx"))?;
-        if sha256(&onnx) != receipt.onnx_sha256 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is not the one beside it"));
-        }
+        receipt.check(key, &onnx).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
         Ok((onnx, receipt))
     }
 
@@ -164,18 +177,18 @@ fn list(directory: &Path) -> Vec<Entry> {
 mod tests {
     use super::*;
 
-    fn receipt(onnx: &[u8]) -> Receipt {
-        Receipt { onnx_sha256: sha256(onnx), statistics_sha256: "s".into(), calibration_images: 3 }
+    fn receipt(key: &str, onnx: &[u8]) -> Receipt {
+        Receipt { key: key.into(), onnx_sha256: sha256(onnx), statistics_sha256: "s".into(), calibration_images: 3 }
     }
 
     #[test]
     fn what_is_written_is_found_again_by_the_next_process() {
         let directory = tempfile::tempdir().unwrap();
         let built = directory.path().join("built");
-        Store::open(&built, 1000).write("a", b"model", &receipt(b"model"));
+        Store::open(&built, 1000).write("a", b"model", &receipt("a", b"model"));
         let store = Store::open(&built, 1000);
         assert!(store.contains("a") && !store.contains("b"));
-        assert_eq!(store.read("a"), Some((b"model".to_vec(), receipt(b"model"))));
+        assert_eq!(store.read("a"), Some((b"model".to_vec(), receipt("a", b"model"))));
         assert_eq!(store.bytes(), 5);
     }
 
@@ -183,7 +196,7 @@ mod tests {
     fn damage_is_noticed_and_cleared_away() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), 1000);
-        store.write("a", b"model", &receipt(b"model"));
+        store.write("a", b"model", &receipt("a", b"model"));
         fs::write(directory.path().join("a.onnx"), b"mod").unwrap();
         assert_eq!(store.read("a"), None);
         assert!(!store.contains("a"));
@@ -191,16 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn one_child_is_not_taken_for_another() {
+        let directory = tempfile::tempdir().unwrap();
+        Store::open(directory.path(), 1000).write("a", b"model", &receipt("a", b"model"));
+        for extension in ["onnx", "json"] {
+            fs::rename(directory.path().join(format!("a.{extension}")), directory.path().join(format!("b.{extension}"))).unwrap();
+        }
+        assert_eq!(Store::open(directory.path(), 1000).read("b"), None);
+    }
+
+    #[test]
     fn the_least_recently_used_make_room() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), 10);
         for (age_s, key) in [(30, "a"), (20, "b")] {
-            store.write(key, b"12345", &receipt(b"12345"));
+            store.write(key, b"12345", &receipt(key, b"12345"));
             let file = fs::File::open(directory.path().join(format!("{key}.onnx"))).unwrap();
             file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age_s)).unwrap();
         }
         assert!(store.read("a").is_some(), "reading makes it the most recently used");
-        store.write("c", b"123", &receipt(b"123"));
+        store.write("c", b"123", &receipt("c", b"123"));
         assert_eq!(["a", "b", "c"].map(|key| store.contains(key)), [true, false, true]);
     }
 
@@ -210,7 +233,7 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, b"").unwrap();
         let store = Store::open(&file, 1000);
-        store.write("a", b"model", &receipt(b"model"));
+        store.write("a", b"model", &receipt("a", b"model"));
         assert_eq!(store.read("a"), None);
     }
 }

@@ -28,6 +28,22 @@ impl Engine {
         std::thread::Builder::new().name("warm-up".to_owned()).spawn(move || waiting.block_on(engine.warm_up())).map(drop)
     }
 
+    /// Gets the family into memory, cheapest children first, as far as the limit of memory goes; nothing where there is no warm-up.
+    ///
+    /// # Errors
+    /// [`BuildError`] of the first child that cannot be built or loaded.
+    pub async fn load_family(&self) -> Result<(), BuildError> {
+        let family = self.inner.registry.all().into_iter().filter(|known| !known.added && self.inner.options.warm_up);
+        for known in family {
+            let bytes = self.inner.cache.usage().0 + self.inner.expected_bytes(&known);
+            if bytes > self.inner.options.memory_limit_bytes && !self.inner.cache.contains(known.child.id()) {
+                break;
+            }
+            self.load_once(known.child).await?;
+        }
+        Ok(())
+    }
+
     async fn warm_up(&self) {
         let begin = Instant::now();
         let children = self.inner.registry.all();
@@ -80,8 +96,8 @@ impl Inner {
         self.metrics.workers.set(layout.runs as i64);
         for known in &known {
             let id = known.child.id();
-            if let (Some(loaded), Some(profile)) = (self.cache.get(id), self.table(layout.threads).profile(id)) {
-                loaded.pace.set(profile);
+            if let Some(profile) = self.table(layout.threads).profile(id) {
+                self.paces.set(id, profile);
             }
         }
         tracing::info!(runs = layout.runs, threads_per_run = layout.threads, "the cores are divided");

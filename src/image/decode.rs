@@ -9,6 +9,7 @@ use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, 
 
 use super::media_type::MediaType;
 use super::patch::Pixels;
+use super::size::claimed_size;
 use super::{colour, jpeg};
 
 /// The widest pixel that a decoder writes: four channels of 16 bits, in bytes.
@@ -92,7 +93,7 @@ pub enum DecodeError {
 ///
 /// [`DecodeError`]; an image above the limits is refused from its header, before memory is taken for it.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: [u8; 3]) -> Result<Pixels, DecodeError> {
-    let media_type = check_header(bytes, limits)?;
+    let Header { media_type, .. } = check_header(bytes, limits)?;
     // The decoders are other people's code fed with strangers' bytes: a panic in one of them costs the request, not
     // the process.
     let decoded = catch_unwind(|| match media_type {
@@ -112,21 +113,30 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: 
     Ok(Pixels { width, height, channels, data })
 }
 
-/// What the first bytes of an image file show, without decoding any of it: its format, and for JPEG and PNG that it is within
-/// `limits`.
+/// What the first bytes of an image file show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The format.
+    pub media_type: MediaType,
+    /// Width times height as claimed; none where only a decoder can tell.
+    pub pixels: Option<u64>,
+}
+
+/// Reads the header of an image file without decoding any of it.
 ///
 /// # Errors
 ///
 /// [`DecodeError`] where the file is empty, of no known format, or above the limits.
-pub fn check_header(bytes: &[u8], limits: &DecodeLimits) -> Result<MediaType, DecodeError> {
+pub fn check_header(bytes: &[u8], limits: &DecodeLimits) -> Result<Header, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
     let media_type = MediaType::sniff(bytes).ok_or(DecodeError::UnknownFormat)?;
-    if let Some((width, height)) = claimed_size(media_type, bytes) {
+    let size = claimed_size(media_type, bytes);
+    if let Some((width, height)) = size {
         limits.check(media_type, width, height)?;
     }
-    Ok(media_type)
+    Ok(Header { media_type, pixels: size.map(|(width, height)| u64::from(width) * u64::from(height)) })
 }
 
 impl DecodeLimits {
@@ -138,19 +148,6 @@ impl DecodeLimits {
             return Err(DecodeError::TooLarge { width, height, max_pixels: self.max_pixels });
         }
         Ok(())
-    }
-}
-
-/// The size in a PNG's or JPEG's header, read without a decoder, so that a bare header is enough to refuse it. The
-/// other decoders say their size before they decode.
-fn claimed_size(media_type: MediaType, bytes: &[u8]) -> Option<(u32, u32)> {
-    match media_type {
-        MediaType::Jpeg => jpeg::read_header(bytes).size,
-        MediaType::Png => {
-            let (size, _) = bytes.get(16..24)?.as_chunks::<4>();
-            Some((u32::from_be_bytes(size[0]), u32::from_be_bytes(size[1])))
-        }
-        MediaType::WebP | MediaType::Gif | MediaType::Bmp => None,
     }
 }
 

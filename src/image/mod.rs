@@ -15,10 +15,11 @@ mod jpeg;
 mod media_type;
 mod patch;
 mod preprocessing;
+mod size;
 
 pub use bicubic::resample_normalised;
 pub use colour::luma_of;
-pub use decode::{DecodeError, DecodeLimits, check_header, decode};
+pub use decode::{DecodeError, DecodeLimits, Header, check_header, decode};
 pub use media_type::{ACCEPTED_CONTENT_TYPES, MediaType, accepts_content_type};
 pub use patch::{Patch, Pixels, Region, ShapeError};
 pub use preprocessing::{Filter, Preprocessing, PreprocessingError};

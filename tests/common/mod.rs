@@ -145,6 +145,18 @@ pub fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
     Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap()
 }
 
+/// Rewrites what an engine has measured into `cache`: a child's image takes so many milliseconds as `ms_of` its id says.
+pub fn claim_latencies(cache: &Path, ms_of: impl Fn(&str) -> f64) {
+    for file in std::fs::read_dir(cache.join("latency")).unwrap() {
+        let path = file.unwrap().path();
+        let mut table: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for (id, runs) in table["runs_ms"].as_object_mut().unwrap() {
+            *runs = serde_json::json!([[1, ms_of(id)]]);
+        }
+        std::fs::write(&path, table.to_string()).unwrap();
+    }
+}
+
 /// A grey patch.
 pub fn patch(value: u8) -> Patch {
     Patch { size: 28, channels: 1, data: vec![value; 28 * 28] }

@@ -53,9 +53,25 @@ fn the_nearest_deadline_comes_first() {
     assert_eq!(order, "bdca", "and among equals, who came first");
 }
 
+/// Time is spared for others; where there are none, the best child may take it, but for a fifth in case it takes longer.
+#[test]
+fn an_idle_server_spares_no_time_for_others() {
+    for (after_ms, running_ms, behind, child) in [(0, 0, 0, 10), (88, 0, 0, 10), (89, 0, 0, 4), (0, 1, 0, 1), (0, 0, 1, 1)] {
+        let mut bench = Bench::new(1, 1_000);
+        for payload in ['a'].into_iter().chain((0..behind).map(|_| 'b')) {
+            let (deadline, better_by) = (bench.start + ms(100), bench.start);
+            let request = Waiting { images: 1, prepare: ms(0), choices: ALL.to_vec(), deadline, better_by, payload };
+            bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
+        }
+        let busy = Busy { left: ms(running_ms), idle: 1 };
+        let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
+        assert_eq!(run.child, child, "after {after_ms} ms, {running_ms} ms of work running, {behind} behind");
+    }
+}
+
 #[test]
 fn the_child_shrinks_with_the_slack() {
-    for (after_ms, child) in [(0, 10), (90, 10), (91, 4), (96, 4), (97, 1), (99, 1)] {
+    for (after_ms, child) in [(0, 10), (88, 10), (89, 4), (95, 4), (96, 1), (99, 1)] {
         let mut bench = Bench::new(1, 1_000);
         bench.push('a', &ALL, 100).unwrap();
         assert_eq!(bench.next(after_ms), Some((child, "a".into())), "{after_ms} ms later");
@@ -65,7 +81,7 @@ fn the_child_shrinks_with_the_slack() {
 /// With 10 ms of its own, the head would still be in time; those behind it would not.
 #[test]
 fn the_child_shrinks_for_those_behind() {
-    for (behind, child) in [(0, 10), (2, 10), (3, 4), (8, 4), (9, 1)] {
+    for (behind, child) in [(1, 10), (2, 10), (3, 4), (8, 4), (9, 1)] {
         let mut bench = Bench::new(1, 1_000);
         bench.push('a', &ALL, 11).unwrap();
         (0..behind).for_each(|_| bench.push('b', &[1], 12).unwrap());
@@ -205,7 +221,9 @@ fn better_children_leave_time_to_spare() {
             let request = Waiting { images: 1, prepare: ms(0), choices, deadline, better_by, payload };
             bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
         }
-        let run = bench.queue.next(bench.start + ms(after_ms), Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
+        // With nobody behind it, something else runs: otherwise there would be nobody to spare time for.
+        let busy = Busy { left: ms(if behind == 0 { 1 } else { 0 }), idle: 1 };
+        let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
         assert_eq!(run.child, child, "after {after_ms} ms, {behind} behind");
     }
 }

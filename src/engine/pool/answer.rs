@@ -1,0 +1,109 @@
+//! What a worker does with a run: decodes the images, runs the network, answers each request, and learns how long it took.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::client::Audience;
+use super::super::schedule::Run;
+use super::super::types::{Answer, ClassifyError};
+use super::{Ask, Choice, Shared};
+use crate::image::Patch;
+use crate::runtime::Stop;
+
+impl Shared {
+    /// Decodes the images of all requests, runs the network over them, and answers each.
+    pub(super) fn answer(&self, worker: usize, run: Run<Choice, Ask>) {
+        let Run { child, requests, .. } = run;
+        let started = Instant::now();
+        let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
+        if requests.is_empty() {
+            return;
+        }
+        let decoded = Instant::now();
+        let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.patches).collect();
+        self.resources.metrics.batch_size.observe(patches.len() as f64);
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run(&child, &requests, &patches))).unwrap_or_else(|_| {
+            self.resources.metrics.panics.inc();
+            Err(ClassifyError::WorkerLost)
+        });
+        let decode = decoded - started;
+        let (logits, inference) = ran.unwrap_or_else(|error| (Err(error), Duration::ZERO));
+        self.learn(&child, patches.len(), inference, logits.is_ok());
+        // Before anyone hears of it: whoever asks next must not find this worker busy.
+        self.lock().ends[worker] = None;
+        let id = child.loaded.id();
+        let mut rows = logits.map(Vec::into_iter);
+        for Decoded { ask, patches } in requests {
+            let answer = match &mut rows {
+                Ok(rows) => Ok(Answer {
+                    logits: rows.take(patches.len()).collect(),
+                    child: id,
+                    degraded_from: (ask.best != id).then_some(ask.best),
+                    source: child.source,
+                    queue: started - ask.accepted,
+                    decode,
+                    inference,
+                }),
+                Err(error) => Err(error.clone()),
+            };
+            // The client may be gone by now.
+            let _ = ask.reply.send(answer);
+        }
+    }
+
+    /// The request with its images decoded; one that nobody waits for is dropped, and one that cannot be read is answered.
+    fn decoded(&self, mut ask: Ask) -> Option<Decoded> {
+        let pictures = std::mem::take(&mut ask.pictures);
+        let images = pictures.len() as u64;
+        match self.resources.decoder.decode(pictures, || ask.client.gone()) {
+            Ok(Some(patches)) => Some(Decoded { ask, patches }),
+            Ok(None) => {
+                self.resources.metrics.cancelled_images.inc_by(images);
+                None
+            }
+            Err(error) => {
+                let _ = ask.reply.send(Err(error));
+                None
+            }
+        }
+    }
+
+    /// Takes note of how long a run took, beside what was predicted.
+    fn learn(&self, child: &Choice, images: usize, took: Duration, complete: bool) {
+        let (metrics, predicted) = (&self.resources.metrics, child.loaded.pace.predict(images));
+        metrics.predicted_run_seconds.observe(predicted.as_secs_f64());
+        // A run that was stopped took at least this long: that is news where it was already late.
+        if complete || took > predicted {
+            metrics.prediction_ratio.observe(child.loaded.pace.learn(images, took));
+        }
+    }
+
+    /// Runs the network over all patches, until nobody waits any more. Gives what came of it, and how long it took without the
+    /// session, which may have to be made first.
+    fn run(&self, child: &Choice, requests: &[Decoded], patches: &[&Patch]) -> Result<(Logits, Duration), ClassifyError> {
+        let audience = Arc::new(Audience::new(requests.len(), Stop::new().map_err(|error| ClassifyError::Runtime(Arc::new(error)))?));
+        requests.iter().for_each(|request| request.ask.client.watch(&audience));
+        let builder = &self.resources.builder;
+        let network = child.loaded.borrow(builder)?;
+        let begin = Instant::now();
+        if let Some(fault) = &self.resources.fault {
+            fault.strike();
+        }
+        let logits = child.loaded.run(network, builder, patches, &audience.stop);
+        let took = begin.elapsed();
+        if audience.stop.asked() {
+            self.resources.metrics.cancelled_images.inc_by(patches.len() as u64);
+        }
+        Ok((logits, took))
+    }
+}
+
+/// One row an image, or why there are none.
+type Logits = Result<Vec<Vec<f32>>, ClassifyError>;
+
+/// A request that can run now.
+struct Decoded {
+    ask: Ask,
+    patches: Vec<Patch>,
+}

@@ -1,0 +1,136 @@
+//! The engine with more to do than it can: who waits, who is answered without an answer, and who has left.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use bignas::engine::{Answer, Budget, ChildState, ClassifyError, Engine, Request, Source};
+use bignas::space::ChildId;
+use common::{TestModel, engine, ids, patch};
+use tokio::task::JoinHandle;
+
+/// Keeps the only worker busy with `images`; returns when they run.
+async fn keep_busy(engine: &Engine, id: ChildId, images: usize) -> JoinHandle<Result<Answer, ClassifyError>> {
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    let before = runs();
+    let long = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.classify(id, vec![patch(0); images]).await })
+    };
+    while runs() == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    long
+}
+
+/// One whose deadline passes in the queue hears of it then, and not when the worker has time for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_past_the_deadline_is_answered_by_a_timer() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(first);
+    common::claim_latencies(cache.path(), |_| 0.001);
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = ids(&engine)[0];
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let long = keep_busy(&engine, id, 20_000).await;
+    let begin = Instant::now();
+    let hurried = Request { deadline: Some(begin + Duration::from_millis(300)), ..id.into() };
+    let late = engine.classify(hurried, vec![patch(1)]).await;
+    assert!(matches!(late, Err(ClassifyError::TooLate)), "{late:?}");
+    assert!(begin.elapsed() >= Duration::from_millis(300), "it was let in, for what was predicted");
+    assert!(!long.is_finished(), "the worker is still busy");
+    long.abort();
+}
+
+/// Who has left does not take the place of who comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_left_do_not_fill_the_queue() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1", "--queue-limit-images", "2"]);
+    let id = ids(&engine)[0];
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let long = keep_busy(&engine, id, 2_000).await;
+    let gone = tokio::time::timeout(Duration::from_millis(1), engine.classify(id, vec![patch(1); 2])).await;
+    assert!(gone.is_err(), "the worker is busy");
+    assert_eq!(engine.metrics().queue_depth.get(), 2);
+    let answer = engine.classify(id, vec![patch(2)]).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(engine.metrics().cancelled_images.get(), 2);
+    long.await.unwrap().unwrap();
+}
+
+/// What is on disk and allowed comes into memory for a busier time, as long as it pushes nobody out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_budget_allows_is_loaded_for_later() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Later, the fastest is the cheapest, and so on, whatever was measured.
+    let order: Vec<String> = ids(&first).iter().map(ToString::to_string).collect();
+    drop(first);
+    common::claim_latencies(cache.path(), |id| 0.1 * (1 + order.iter().position(|other| other == id).unwrap()) as f64);
+    for (limit, expected) in [("1000000000", 6), ("1", 1)] {
+        let engine = engine(&model, cache.path(), &["--memory-limit-bytes", limit]);
+        let children: Vec<ChildId> = engine.room(&Budget::default()).unwrap().iter().map(|status| status.child.id()).collect();
+        assert_eq!(children.len(), 6);
+        engine.classify(Request { children, deadline: None }, vec![patch(1)]).await.unwrap();
+        let loaded = || engine.children().iter().filter(|status| status.state == ChildState::Loaded).count();
+        let begin = Instant::now();
+        while loaded() != expected {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{} are loaded, not {expected}", loaded());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// One worker, kept busy; whoever left while waiting is not computed.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_whose_clients_left_are_not_computed() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = *ids(&engine).last().unwrap();
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let long = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.classify(id, vec![patch(0); 200]).await })
+    };
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    while runs() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let before = runs();
+    for _ in 0..30 {
+        let gone = tokio::time::timeout(Duration::from_micros(200), engine.classify(id, vec![patch(1)])).await;
+        assert!(gone.is_err(), "the worker is busy");
+    }
+    long.await.unwrap().unwrap();
+    engine.classify(id, vec![patch(2)]).await.unwrap();
+    assert_eq!(runs() - before, 1, "the last request alone");
+    assert_eq!(engine.metrics().cancelled_images.get(), 30);
+}
+
+/// A run ends where the last of its clients leaves, and its worker takes the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_when_its_clients_leave() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = *ids(&engine).last().unwrap();
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let runs = || engine.metrics().batch_size.get_sample_count();
+    let before = runs();
+    let images = vec![patch(0); 2_000];
+    let mut long = Box::pin(engine.classify(id, images));
+    while runs() == before {
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut long).await.is_err(), "2,000 images take longer");
+    }
+    drop(long);
+    assert_eq!(engine.classify(id, vec![patch(1)]).await.unwrap().source, Source::Memory);
+    assert_eq!(engine.metrics().cancelled_images.get(), 2_000);
+    assert_eq!(engine.metrics().panics.get(), 0);
+}
