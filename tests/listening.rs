@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -182,6 +182,21 @@ fn a_deadline_covers_the_whole_request() {
     let mut stream = server.connect();
     stream.write_all(b"POST /classify HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 9\r\n\r\nabc").unwrap();
     assert_eq!(status(&read_to_close(&mut stream)), "504");
+}
+
+/// However many clients there are, probes and scrapes get through, and nothing else does.
+#[test]
+fn probes_have_a_port_of_their_own() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Server::start(&["--max-connections", "1", "--probe-port", &free.port().to_string()]);
+    let mut idle = server.connect();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    assert!(idle.read(&mut [0; 12]).unwrap() > 0, "it has the only connection");
+    for (path, expected) in [("/healthz", "200"), ("/readyz", "200"), ("/metrics", "200"), ("/children", "404"), ("/model/reload", "404")] {
+        let mut stream = TcpStream::connect(free).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+        assert_eq!(status(&read_to_close(&mut stream)), expected, "{path}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::traces::{self, TraceOptions};
 use crate::checkpoint::Model;
 use crate::engine::{Engine, EngineOptions};
 use crate::metrics::Metrics;
-use crate::serve::{AppState, ServeOptions, Server, announcement, bind, listen};
+use crate::serve::{AppState, ServeOptions, Server, Sockets, announcement, hangups, listen};
 
 /// Arguments of `bignas serve`.
 #[derive(Debug, clap::Args)]
@@ -47,8 +47,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     // First, because a taken port is found in no time, and a model takes a while to read.
-    let listener = bind(args.http.address()).await?;
-    let address = listener.local_addr().context("cannot tell which port it is")?;
+    let sockets = Sockets::bind(&args.http).await?;
+    let hangups = hangups().context("cannot wait for signals")?;
+    let address = sockets.address().context("cannot tell which port it is")?;
     let Args { model, http, engine: options, calibration, .. } = args;
     let (directory, metrics) = (model.clone(), Arc::new(Metrics::new()?));
     let open = move || start_engine(&model, options.clone(), &calibration, Arc::clone(&metrics));
@@ -57,9 +58,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let server = Server::new(AppState::new(engine, &http), Arc::new(move || open().map_err(Into::into)));
     // Whoever started the server may not read what it prints.
     let _ = writeln!(std::io::stdout(), "{said}");
-    let served = listen(listener, server.clone(), &http).await.context("cannot wait for signals");
+    let served = listen(sockets, server.clone(), &http, hangups).await.context("cannot wait for signals");
     // ONNX Runtime cleans up after itself when the process ends, and nothing may run in it then.
-    tokio::task::spawn_blocking(move || server.state().engine().stop(STOP_LIMIT)).await?;
+    tokio::task::spawn_blocking(move || server.stop(STOP_LIMIT)).await?;
     served
 }
 

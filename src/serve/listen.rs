@@ -1,8 +1,6 @@
-//! The sockets: accepting, cutting off what never ends, and stopping in good order.
+//! Accepting connections, cutting off what never ends, and stopping in good order.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +12,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
 use super::settings::ServeOptions;
+use super::sockets::Sockets;
 use super::stall::StallLimit;
 use super::{AppState, Server};
-use crate::engine::Engine;
 use crate::metrics::Metrics;
 
 /// How long accepting rests after an error such as "too many open files", which trying at once would only repeat.
@@ -32,83 +29,31 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// A request's head is at most this long.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// A port that cannot be listened on.
-#[derive(Debug, Error)]
-pub enum BindError {
-    /// Another program has it.
-    #[error("port {port} on {host} is taken: stop the program that listens there, or choose another port with --port", port = .0.port(), host = .0.ip())]
-    Taken(SocketAddr),
-    /// The user may not have it.
-    #[error("port {port} on {host} needs more rights: choose a port from 1024 with --port", port = .0.port(), host = .0.ip())]
-    Forbidden(SocketAddr),
-    /// Anything else, such as an address that the machine does not have.
-    #[error("cannot listen on {address}: check --host and --port")]
-    Other {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-}
+/// Connections for probes and scrapes at most.
+const PROBE_CONNECTIONS: u64 = 64;
 
-/// Listens on `address`; connections wait until [`listen`] accepts them.
-///
-/// # Errors
-/// [`BindError`] names the port and the remedy.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => BindError::Taken(address),
-        std::io::ErrorKind::PermissionDenied => BindError::Forbidden(address),
-        _ => BindError::Other { address, source },
-    })
-}
-
-/// What to print once the server listens on `address`: what serves there, and a command to try.
-#[must_use]
-pub fn announcement(engine: &Engine, model: &Path, address: SocketAddr) -> String {
-    let children = engine.children();
-    let mflops: Vec<f64> = children.iter().map(|child| child.cost.macs.millions()).collect();
-    let (least, most) = (mflops.first().copied().unwrap_or(0.0), mflops.last().copied().unwrap_or(0.0));
-    let base = format!("http://{}", reachable(address));
-    // The model's directory as it was named, which is short enough to paste.
-    let example = engine.examples().first().map(|example| match example.path.parent().and_then(Path::file_name) {
-        Some(folder) if model.join(folder).is_dir() => model.join(folder).join(&example.file),
-        _ => model.join(&example.file),
-    });
-    let command = if let Some(example) = example {
-        // A round number that some children fit and some do not.
-        let budget = mflops.get(mflops.len() / 2).copied().unwrap_or(1.0).ceil();
-        format!("curl -F image=@{} '{base}/classify?mflops={budget}'", example.display())
-    } else {
-        format!("curl {base}/children")
-    };
-    let name = &engine.card().name;
-    format!(
-        "serving {name} ({} children, {least:.2}–{most:.2} MFLOPs) on {base}\ntry: {command}\nor open {base}/ in a browser",
-        children.len()
-    )
-}
-
-/// The address that a client on this machine would use.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        _ => address.ip(),
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// Serves `server` on `listener` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no, the pause passes,
-/// accepting ends, requests in flight finish up to the limit. A second signal ends the wait.
+/// Catches SIGHUP from now on: one that comes while the first model is still being opened is not the end of the process.
 ///
 /// # Errors
 /// Where the system lets no signal be waited for.
-pub async fn listen(listener: TcpListener, server: Server, options: &ServeOptions) -> std::io::Result<()> {
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// Serves `server` on `sockets` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no, the pause passes,
+/// accepting ends, requests in flight finish up to the limit. A second signal ends the wait. Each of `hangups` replaces the model.
+///
+/// # Errors
+/// Where the system lets no signal be waited for.
+pub async fn listen(sockets: Sockets, server: Server, options: &ServeOptions, hangups: Signal) -> std::io::Result<()> {
     let mut signals = Signals::new()?;
-    let connections = Connections::new(super::app(server.clone()), &server.state(), options);
-    let replacing = tokio::spawn(replace_at_hangup(signal(SignalKind::hangup())?, server.clone()));
+    let Sockets { requests: listener, probes } = sockets;
+    let connections = Connections::new(super::app(server.clone()), &server.state(), options, options.max_connections);
+    let probing = probes.map(|listener| {
+        let connections = Connections::new(super::probes(server.clone()), &server.state(), options, PROBE_CONNECTIONS);
+        tokio::spawn(async move { connections.accept_from(&listener).await })
+    });
+    let replacing = tokio::spawn(replace_at_hangup(hangups, server.clone()));
     {
         let accepting = connections.accept_from(&listener);
         tokio::pin!(accepting);
@@ -125,6 +70,7 @@ pub async fn listen(listener: TcpListener, server: Server, options: &ServeOption
             () = signals.next() => {},
         }
     }
+    connections.accept_waiting(&listener).await;
     drop(listener);
     let finished = connections.finish();
     tokio::select! {
@@ -134,12 +80,14 @@ pub async fn listen(listener: TcpListener, server: Server, options: &ServeOption
         }
         () = signals.next() => tracing::warn!("stopped at once, by a second signal"),
     }
+    // Until now, they said how it stands.
+    probing.iter().for_each(tokio::task::JoinHandle::abort);
     server.state().engine.drain();
     Ok(())
 }
 
 /// Replaces the model at every SIGHUP.
-async fn replace_at_hangup(mut hangup: tokio::signal::unix::Signal, server: Server) {
+async fn replace_at_hangup(mut hangup: Signal, server: Server) {
     while hangup.recv().await.is_some() {
         // The outcome is in the log, where whoever sends signals looks.
         let _ = server.reload().await;
@@ -148,8 +96,8 @@ async fn replace_at_hangup(mut hangup: tokio::signal::unix::Signal, server: Serv
 
 /// The signals that ask a server to stop.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {
@@ -178,13 +126,14 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(router: Router, state: &AppState, options: &ServeOptions) -> Self {
+    /// Up to `limit` connections to `router`.
+    fn new(router: Router, state: &AppState, options: &ServeOptions, limit: u64) -> Self {
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_millis(options.header_timeout_ms))
             .max_header_size(MAX_HEAD_BYTES);
-        let slots = usize::try_from(options.max_connections).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let slots = usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Self {
             router,
             protocol,
@@ -206,6 +155,14 @@ impl Connections {
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
+        }
+    }
+
+    /// Accepts what waits in the system's queue already: it would be cut off with the listener.
+    async fn accept_waiting(&self, listener: &TcpListener) {
+        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await else { return };
+            self.serve(stream, slot);
         }
     }
 
@@ -249,32 +206,5 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.metrics.http_connections.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_taken_port_is_named_with_the_remedy() {
-        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let address = first.local_addr().unwrap();
-        let error = bind(address).await.unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!(
-                "port {} on 127.0.0.1 is taken: stop the program that listens there, or choose another port with --port",
-                address.port()
-            )
-        );
-    }
-
-    #[test]
-    fn clients_are_told_an_address_that_works() {
-        let cases = [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80"), ("[::1]:8080", "[::1]:8080")];
-        for (bound, expected) in cases {
-            assert_eq!(reachable(bound.parse().unwrap()).to_string(), expected);
-        }
     }
 }

@@ -27,6 +27,7 @@ mod predictions;
 mod reload;
 mod request;
 mod settings;
+mod sockets;
 mod stall;
 mod trace;
 mod wire;
@@ -37,15 +38,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
+use axum::routing::get;
 use bytes::Bytes;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use error::{ApiError, Code};
-pub use listen::{BindError, announcement, bind, listen};
+pub use listen::{hangups, listen};
 pub use reload::{Opener, Server};
 pub use settings::{AdminKey, AdminKeyError, ServeOptions};
+pub use sockets::{BindError, Sockets, announcement};
 pub use wire::{
     Asked, Base64Images, BudgetReport, ChildChoices, ChildDetails, ChildSummary, Children, ChildrenFilter, Classification, ClassifyForm,
     ClassifyJson, Device, ExampleDetails, File, Health, ImagePredictions, ModelDetails, NewChild, Prediction, Problem, Readiness, Smallest,
@@ -115,6 +118,11 @@ impl AppState {
         Self(Arc::new(Shared { engine, ..Shared::clone(&self.0) }))
     }
 
+    /// Whether nobody else uses this state.
+    fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Says on `/readyz` that the server is going down; everything else goes on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -149,6 +157,20 @@ pub fn app(server: impl Into<Server>) -> Router {
         .method_not_allowed_fallback(layers::method_not_allowed)
         .with_state(server);
     layers::apply(router, metrics, timeout)
+}
+
+/// The router with what orchestrators and monitoring ask for, and nothing else.
+pub fn probes(server: impl Into<Server>) -> Router {
+    let server = server.into();
+    let state = server.state();
+    let router = Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(layers::unknown_route)
+        .method_not_allowed_fallback(layers::method_not_allowed)
+        .with_state(server);
+    layers::apply(router, Arc::clone(state.engine.metrics()), state.timeout)
 }
 
 /// The description of the API, as it is served at `/openapi.json`.

@@ -31,12 +31,14 @@ pub struct Server {
     opener: Option<Opener>,
     /// Held while a model is being replaced.
     replacing: Arc<Mutex<()>>,
+    /// What is being warmed up to replace it.
+    successor: Arc<RwLock<Option<Engine>>>,
 }
 
 /// A server of one model for good.
 impl From<AppState> for Server {
     fn from(state: AppState) -> Self {
-        Self { current: Arc::new(RwLock::new(state)), opener: None, replacing: Arc::default() }
+        Self { current: Arc::new(RwLock::new(state)), opener: None, replacing: Arc::default(), successor: Arc::default() }
     }
 }
 
@@ -85,23 +87,55 @@ impl Server {
         let begin = Instant::now();
         let opened = tokio::task::spawn_blocking(move || opener()).await.map_err(ApiError::internal)?;
         let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;
-        while !engine.ready() {
-            tokio::time::sleep(POLL).await;
-        }
-        if let Some(child) = engine.unmeasured() {
+        self.set_successor(Some(engine.clone()));
+        let warmed = warm(&engine).await;
+        self.set_successor(None);
+        if let Err(error) = warmed {
             // Its threads end before it is gone, which takes a while.
             tokio::task::spawn_blocking(move || drop(engine));
-            let detail = format!("child {child} of the new model cannot be built, or does not run: the log says why");
-            return Err(ApiError::new(Code::InvalidModel, detail));
+            self.state().engine.publish();
+            return Err(error);
         }
         let old = self.state();
         let new = old.with(engine);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        new.engine.publish();
         tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
-        // Its threads end with the last request in flight, which takes a while.
-        tokio::task::spawn_blocking(move || drop(old));
+        tokio::spawn(retire(old));
         Ok(new)
     }
+
+    fn set_successor(&self, engine: Option<Engine>) {
+        *self.successor.write().unwrap_or_else(PoisonError::into_inner) = engine;
+    }
+
+    /// As [`Engine::stop`], also of a model that was to replace the one that serves.
+    pub fn stop(&self, limit: Duration) {
+        let successor = self.successor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        successor.iter().chain([&self.state().engine]).for_each(|engine| engine.stop(limit));
+    }
+}
+
+/// Waits until a family is built, measured, and in memory as far as that goes.
+async fn warm(engine: &Engine) -> Result<(), ApiError> {
+    while !engine.ready() {
+        tokio::time::sleep(POLL).await;
+    }
+    let invalid = |detail| ApiError::new(Code::InvalidModel, detail);
+    if let Some(child) = engine.unmeasured() {
+        return Err(invalid(format!("child {child} of the new model cannot be built, or does not run: the log says why")));
+    }
+    engine.load_family().await.map_err(|error| invalid(format!("the new model does not work: {}", chain(&error))))
+}
+
+/// Holds on to a model that was replaced until its last request is answered: whoever lets it go last waits for its threads, and no
+/// request should.
+async fn retire(old: AppState) {
+    while !old.is_last() {
+        tokio::time::sleep(POLL).await;
+    }
+    // Nothing is lost with an answer that nobody waits for.
+    let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 }
 
 /// What an error says, and its causes, in one line: whoever replaces a model needs all of it.

@@ -22,6 +22,9 @@ use crate::image::{ACCEPTED_CONTENT_TYPES, accepts_content_type};
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
+/// Longer JSON is parsed, and its images decoded from base64, off the asynchronous threads: at about 1 GB/s, this takes 100 µs.
+const QUICK_JSON_BYTES: usize = 100 << 10;
+
 /// How much one body may bring, and how long it may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLimits {
@@ -52,6 +55,9 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<Classi
     }
     let (images, fields) = match kind {
         Kind::Image => (vec![bytes], Fields::default()),
+        Kind::Json if bytes.len() > QUICK_JSON_BYTES => {
+            tokio::task::spawn_blocking(move || from_json(&bytes)).await.map_err(ApiError::internal)??
+        }
         Kind::Json => from_json(&bytes)?,
         Kind::Form => from_form(Request::from_parts(parts, Body::from(bytes)), limits.images).await?,
     };

@@ -1,7 +1,7 @@
 //! Settings of the server, as flags and environment variables.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,6 +22,10 @@ pub struct ServeOptions {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "BIGNAS_PORT", value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Port that answers `/healthz`, `/readyz` and `/metrics` alone, beside the other: probes and scrapes get through however many
+    /// clients there are; none, if not given
+    #[arg(long, env = "BIGNAS_PROBE_PORT", value_name = "PORT")]
+    pub probe_port: Option<u16>,
     /// Key that POST and DELETE /children want as `Authorization: Bearer KEY`
     #[arg(long, env = "BIGNAS_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     pub admin_key: Option<AdminKey>,
@@ -50,7 +54,7 @@ pub struct ServeOptions {
     #[arg(long, env = "BIGNAS_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 512, value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 20))]
     pub max_connections: u64,
     /// Milliseconds that the server goes on accepting after SIGTERM, while /readyz already says no
-    #[arg(long, env = "BIGNAS_DRAIN_PAUSE_MS", value_name = "MS", default_value_t = 0)]
+    #[arg(long, env = "BIGNAS_DRAIN_PAUSE_MS", value_name = "MS", default_value_t = 500)]
     pub drain_pause_ms: u64,
     /// Milliseconds that requests in flight get to finish after that
     #[arg(long, env = "BIGNAS_DRAIN_LIMIT_MS", value_name = "MS", default_value_t = 30_000)]
@@ -62,12 +66,6 @@ fn at_least_one() -> RangedU64ValueParser<u64> {
 }
 
 impl ServeOptions {
-    /// Where to listen.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.host, self.port)
-    }
-
     /// How long a request may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {

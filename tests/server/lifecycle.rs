@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::common::TestModel;
@@ -89,6 +90,36 @@ fn sigterm_answers_what_it_accepted_and_says_no_before() {
     for _ in 0..20 {
         assert_eq!(server.classify("", &image).status, 200);
     }
+    assert!(server.wait().success());
+}
+
+/// As behind a load balancer: whoever asks goes on until readiness says no, and nobody is cut off.
+#[test]
+fn sigterm_under_load_loses_nothing() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    let image = png(28, |x, _| x as u8);
+    assert_eq!(server.classify("", &image).status, 200);
+    let told = AtomicBool::new(false);
+    let answered: usize = std::thread::scope(|scope| {
+        let client = || {
+            let mut answered = 0;
+            while !told.load(Ordering::Acquire) {
+                let reply = server.post_with("/classify", &image, &[("connection", "close")]);
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                answered += 1;
+            }
+            answered
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
+        server.signal("-TERM");
+        while server.get("/readyz").status == 200 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        told.store(true, Ordering::Release);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(answered > 0);
     assert!(server.wait().success());
 }
 

@@ -41,6 +41,8 @@ fn a_model_is_replaced_under_load_and_no_request_is_lost() {
         let clients = [scope.spawn(client), scope.spawn(client)];
         turn(&link, second.path());
         let reloaded = server.post("/model/reload", "application/json", b"");
+        // The new model answers for a while, and the old one is put away beside it.
+        std::thread::sleep(Duration::from_millis(500));
         done.store(true, Ordering::Release);
         assert_eq!(reloaded.status, 200, "{}", reloaded.text());
         assert_eq!(reloaded.json()["weights_sha256"], sha256(&server).as_str());
@@ -73,6 +75,35 @@ fn a_bad_model_changes_nothing_and_says_why() {
     assert_eq!(sha256(&server), before);
     assert_eq!(server.classify("", &png(28, |x, _| x as u8)).status, 200);
     assert_eq!(server.metric("bignas_model_reloads_total{outcome=\"error\"}"), 1.0);
+}
+
+/// Going back to what was measured before takes no measuring, but the switch waits until the family is in memory all the same.
+#[test]
+fn a_model_is_warm_before_it_serves_however_well_known_it_is() {
+    let (first, second, folder) = (TestModel::new(), TestModel::with_seed(4), tempfile::tempdir().unwrap());
+    let (link, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    turn(&link, first.path());
+    let server = Server::start_with_cache(&link, &cache, &[]);
+    server.wait_until_ready();
+    let before = sha256(&server);
+    for (model, is_first) in [(second.path(), false), (first.path(), true)] {
+        turn(&link, model);
+        assert_eq!(server.post("/model/reload", "application/json", b"").status, 200);
+        assert_eq!(sha256(&server) == before, is_first);
+        let children = server.get("/children").json();
+        let states: Vec<&str> = children["children"].as_array().unwrap().iter().map(|child| child["state"].as_str().unwrap()).collect();
+        assert!(states.iter().all(|state| *state == "loaded"), "{states:?}");
+    }
+    // Known, but no longer built, and what it would be built with is damaged.
+    turn(&link, second.path());
+    std::fs::remove_dir_all(cache.join("built")).unwrap();
+    std::fs::write(second.path().join("calibration.safetensors"), b"damaged").unwrap();
+    let workers = server.metric("bignas_workers");
+    let refused = server.post("/model/reload", "application/json", b"");
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (422, Some("invalid_model")), "{}", refused.text());
+    assert_eq!(sha256(&server), before);
+    let loaded = ["bignas_loaded_children", "bignas_workers"].map(|name| server.metric(name));
+    assert_eq!(loaded, [6.0, workers], "the metrics are of what serves");
 }
 
 #[test]
