@@ -157,8 +157,7 @@ def added_bytes(image, bare):
 
 def enter(image, command, root):
     """The command line that runs `command` in the image as its user, with its environment and without any capability."""
-    passwd = dict((line.split(":")[0], line.split(":")) for line in (image.root / "etc/passwd").read_text().splitlines())
-    uid, gid = passwd[image.user][2:4]
+    uid, gid = image.user.split(":")
     environment = [f"{name}={value}" for name, value in image.environment.items()]
     confined = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     return ["chroot", root, "/usr/bin/env", "-i", *environment, *confined, *command], uid, gid
@@ -176,6 +175,8 @@ def serve(image, port):
         image.environment["BIGNAS_PORT"] = str(port)
         command, uid, gid = enter(image, image.settings["ENTRYPOINT"] + image.settings["CMD"], folder)
         volume = image.settings["VOLUME"][0]
+        owner = image.path(volume).stat()
+        assert (owner.st_uid, owner.st_gid) == (int(uid), int(gid)), f"{volume} is not the user's"
         mounts = [
             f"mount --bind -o ro {image.root} {folder}",
             f"mount -t proc proc {folder}/proc && mount --rbind /dev {folder}/dev",

@@ -101,6 +101,14 @@ def check_program(documents):
     assert all(path in routes for path in asked), f"one of {asked} is no route"
 
 
+def check_kubelet(documents):
+    """The kubelet can tell that the images' user is not root, which it cannot of a name."""
+    assert documents["Deployment"]["spec"]["template"]["spec"]["securityContext"].get("runAsNonRoot"), "the pods may run as root"
+    for name in ["Dockerfile", "Dockerfile.cuda"]:
+        (user,) = re.findall(r"^USER (.+)$", (ROOT / "docker" / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), f"{name}: {user} is no number other than root's"
+
+
 def check_metrics(documents):
     """The autoscaler's metrics come from the adapter's rules, and those from the server."""
     import yaml
@@ -123,6 +131,7 @@ def main():
     check_refusals(documents)
     check_references(documents)
     check_program(documents)
+    check_kubelet(documents)
     check_metrics(documents)
     print(f"{len(documents)} manifests are valid for Kubernetes {' and '.join(VERSIONS)} and agree with each other and the program")
 
