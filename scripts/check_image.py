@@ -6,7 +6,8 @@
 Needs root, and Debian's debootstrap, which it installs. The Dockerfile is read and followed line by line: a `debian` image is a
 fresh minimal Debian, a `rust` image is the same with this machine's Rust toolchain mounted. What is checked: the image's size
 beyond its base, that it holds no libtorch, and that it serves as an unprivileged user with a read-only root, is healthy, answers,
-and stops when told to. What Docker itself does (its network, its health check's schedule, pulling base images) is not.
+and stops when told to; the same once more with an artefact store and a trace collector that are away. What Docker itself does
+(its network, its health check's schedule, pulling base images) is not.
 """
 
 import argparse
@@ -27,6 +28,18 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker/Dockerfile"
 LARGEST_BYTES = 150_000_000
 READY_S = 180
+# Nobody listens there.
+AWAY = "http://127.0.0.1:9"
+# What a server shares children through and sends traces to.
+CLIENTS = {
+    "BIGNAS_ARTEFACT_STORE": "s3://children/ours",
+    "AWS_ENDPOINT": AWAY,
+    "AWS_ALLOW_HTTP": "true",
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": AWAY,
+}
 # What the build may need to reach its package registries from here; nothing of it gets into the image.
 PASSED = ("PIP_", "CARGO_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "npm_config_", "NODE_EXTRA_CA_CERTS")
 # This machine's certificates, and where they are seen inside: Debian's own package fills the usual place.
@@ -155,10 +168,10 @@ def added_bytes(image, bare):
     return total
 
 
-def enter(image, command, root):
-    """The command line that runs `command` in the image as its user, with its environment and without any capability."""
+def enter(image, command, root, settings):
+    """The command line that runs `command` in the image as its user, with its environment, `settings` and no capability."""
     uid, gid = image.user.split(":")
-    environment = [f"{name}={value}" for name, value in image.environment.items()]
+    environment = [f"{name}={value}" for name, value in {**image.environment, **settings}.items()]
     confined = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     return ["chroot", root, "/usr/bin/env", "-i", *environment, *confined, *command], uid, gid
 
@@ -169,11 +182,11 @@ def ask(port, path, body=None):
         return answer.read()
 
 
-def serve(image, port):
+def serve(image, port, settings):
     """Runs the image with a read-only root, and puts it to work."""
     with tempfile.TemporaryDirectory() as folder:
-        image.environment["BIGNAS_PORT"] = str(port)
-        command, uid, gid = enter(image, image.settings["ENTRYPOINT"] + image.settings["CMD"], folder)
+        settings = {"BIGNAS_PORT": str(port), **settings}
+        command, uid, gid = enter(image, image.settings["ENTRYPOINT"] + image.settings["CMD"], folder, settings)
         volume = image.settings["VOLUME"][0]
         owner = image.path(volume).stat()
         assert (owner.st_uid, owner.st_gid) == (int(uid), int(gid)), f"{volume} is not the user's"
@@ -186,7 +199,7 @@ def serve(image, port):
         script = "set -e\n" + "\n".join([*mounts, "exec " + shlex.join(map(str, command))])
         server = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script])
         try:
-            health, *_ = enter(image, image.settings["HEALTHCHECK"], image.root)
+            health, *_ = enter(image, image.settings["HEALTHCHECK"], image.root, settings)
             end = time.monotonic() + READY_S
             while subprocess.run([*health, "--ready"], check=False, capture_output=True).returncode != 0:
                 assert server.poll() is None, "the server ended"
@@ -237,7 +250,8 @@ def main():
         assert size < LARGEST_BYTES, f"{size / 1e6:.0f} MB beyond the base"
         torch = [path for path in image.root.rglob("*") if path.name.startswith(("libtorch", "libc10"))]
         assert not torch, f"the image holds {torch}"
-        serve(image, args.port)
+        for settings in [{}, CLIENTS]:
+            serve(image, args.port, settings)
     finally:
         if args.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
