@@ -81,6 +81,8 @@ def check_references(documents):
     assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= {port["name"] for port in service["spec"]["ports"]}
     # The rules and the dashboard say `job="bignas"`, and the operator names the job after the service.
     assert service["metadata"]["name"] == "bignas"
+    rules = (ROOT / "docker/prometheus/bignas.rules.yml").read_text(encoding="utf-8")
+    assert all(f'{label}="expected"' in rules for label in monitor["spec"]["podTargetLabels"]), "no rule wants these labels of the pods"
 
 
 def check_program(documents):
