@@ -104,11 +104,19 @@ def check_program(documents):
 
 
 def check_kubelet(documents):
-    """The kubelet can tell that the images' user is not root, which it cannot of a name."""
-    assert documents["Deployment"]["spec"]["template"]["spec"]["securityContext"].get("runAsNonRoot"), "the pods may run as root"
+    """The kubelet starts the pods (it takes no user by name for not being root), can pin their cores, and keeps them."""
+    spec = documents["Deployment"]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"], "the pods may run as root"
     for name in ["Dockerfile", "Dockerfile.cuda"]:
         (user,) = re.findall(r"^USER (.+)$", (ROOT / "docker" / name).read_text(encoding="utf-8"), re.MULTILINE)
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), f"{name}: {user} is no number other than root's"
+    (container,), (volume,) = spec["containers"], spec["volumes"]
+    resources = container["resources"]
+    assert resources["requests"] == resources["limits"] and resources["limits"]["cpu"].isdigit(), "the pods get no cores of their own"
+    options = (ROOT / "src/engine/options.rs").read_text(encoding="utf-8")
+    (disk_limit,) = re.findall(r'"BIGNAS_DISK_LIMIT_BYTES",.* default_value_t = (\d+) << 30\)', options)
+    (size_limit,) = re.findall(r"^(\d+)Gi$", volume["emptyDir"]["sizeLimit"])
+    assert int(size_limit) > int(disk_limit), "the pods would be evicted for their caches"
 
 
 def check_metrics(documents):
