@@ -6,10 +6,13 @@
 Needs root, and Debian's debootstrap, which it installs. The Dockerfile is read and followed line by line: a `debian` image is a
 fresh minimal Debian, a `rust` image is the same with this machine's Rust toolchain mounted. What is checked: the image's size
 beyond its base, that it holds no libtorch, and that it serves as an unprivileged user with a read-only root, is healthy, answers,
-and stops when told to. What Docker itself does (its network, its health check's schedule, pulling base images) is not.
+and stops when told to; the same once more with an artefact store and a trace collector that are away. What Docker itself does
+(its network, its health check's schedule, pulling base images) is not. docker/Dockerfile.cuda is only read: but for what a GPU
+needs, it must say the same.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import re
@@ -25,8 +28,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker/Dockerfile"
+GPU_DOCKERFILE = ROOT / "docker/Dockerfile.cuda"
+# The lines that these two do not share.
+CPU_LINES = [r"RUN docker/fetch-native\.sh /image onnxruntime", r"FROM debian:\S+"]
+GPU_LINES = [
+    r"RUN docker/fetch-native\.sh /image onnxruntime-gpu",
+    r"FROM nvidia/cuda:\S+",
+    r"RUN apt-get update && apt-get install .* libnvinfer10=.*",
+    r"ENV BIGNAS_DEVICE=tensorrt",
+]
 LARGEST_BYTES = 150_000_000
 READY_S = 180
+# Nobody listens there.
+AWAY = "http://127.0.0.1:9"
+# What a server shares children through and sends traces to.
+CLIENTS = {
+    "BIGNAS_ARTEFACT_STORE": "s3://children/ours",
+    "AWS_ENDPOINT": AWAY,
+    "AWS_ALLOW_HTTP": "true",
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": AWAY,
+}
 # What the build may need to reach its package registries from here; nothing of it gets into the image.
 PASSED = ("PIP_", "CARGO_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "npm_config_", "NODE_EXTRA_CA_CERTS")
 # This machine's certificates, and where they are seen inside: Debian's own package fills the usual place.
@@ -38,16 +62,36 @@ def run(command, **options):
     subprocess.run(list(map(str, command)), check=True, **options)
 
 
-def instructions():
-    """The Dockerfile's lines as pairs: the instruction, and the rest."""
-    text = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = (line.strip() for line in text.splitlines())
-    return [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+def instructions(dockerfile):
+    """A Dockerfile's instructions, each in one line."""
+    text = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def words(text):
     """The words of an instruction, in its JSON form or as a shell would split them."""
     return json.loads(text) if text.startswith("[") else shlex.split(text)
+
+
+def ignore_patterns():
+    """The patterns of .dockerignore: names and stars between slashes, `!` before what goes all the same."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    for pattern in patterns:
+        if "**" in pattern or not re.fullmatch(r"!?[\w*][\w.*-]*(/[\w*][\w.*-]*)*", pattern):
+            raise SystemExit(f"error: .dockerignore: {pattern} is not understood; teach {Path(__file__).name}")
+    return patterns
+
+
+def goes_to_builder(path):
+    """Whether Docker gets to see a path of ours, and all that is in it: of the patterns for it or a folder above, the last decides."""
+    parts, goes = path.relative_to(ROOT).parts, True
+    for pattern in ignore_patterns():
+        names = pattern.removeprefix("!").split("/")
+        if len(names) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, names)):
+            goes = pattern.startswith("!")
+    return goes
 
 
 class Image:
@@ -63,15 +107,20 @@ class Image:
 
     def copy(self, arguments, images):
         """COPY: folders give their contents, files go under their own names where the target ends in a slash."""
-        source = ROOT
+        source, there = ROOT, goes_to_builder
         if arguments[0].startswith("--from="):
-            source = images[arguments.pop(0).removeprefix("--from=")].root
+            source, there = images[arguments.pop(0).removeprefix("--from=")].root, os.path.lexists
         *names, target = arguments
-        to = self.path(target)
-        found = [path for name in names for path in (sorted(source.glob(name)) if "*" in name else [source / name.lstrip("/")])]
+        to, found = self.path(target), []
+        for name in names:
+            paths = sorted(source.glob(name)) if "*" in name else [source / name.lstrip("/")]
+            paths = [path for path in paths if there(path)]
+            assert paths, f"nothing to copy is called {name}, or .dockerignore keeps it back"
+            found += paths
         for path in found:
             if path.is_dir():
-                shutil.copytree(path, to, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "search.jsonl"))
+                kept_back = lambda folder, names: [name for name in names if not there(Path(folder, name))]
+                shutil.copytree(path, to, symlinks=True, dirs_exist_ok=True, ignore=kept_back)
             else:
                 file = to / path.name if target.endswith("/") or target == "." or len(found) > 1 else to
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +162,9 @@ def build(folder, bare):
     """Follows the Dockerfile; returns its last image."""
     images, image = {}, None
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    for number, (instruction, rest) in enumerate(instructions()):
-        print(f"{instruction} {rest}", file=sys.stderr, flush=True)
+    for number, line in enumerate(instructions(DOCKERFILE)):
+        print(line, file=sys.stderr, flush=True)
+        instruction, rest = line.split(maxsplit=1)
         if instruction == "FROM":
             name, *alias = rest.split()
             root = folder / f"image-{number}"
@@ -155,11 +205,10 @@ def added_bytes(image, bare):
     return total
 
 
-def enter(image, command, root):
-    """The command line that runs `command` in the image as its user, with its environment and without any capability."""
-    passwd = dict((line.split(":")[0], line.split(":")) for line in (image.root / "etc/passwd").read_text().splitlines())
-    uid, gid = passwd[image.user][2:4]
-    environment = [f"{name}={value}" for name, value in image.environment.items()]
+def enter(image, command, root, settings):
+    """The command line that runs `command` in the image as its user, with its environment, `settings` and no capability."""
+    uid, gid = image.user.split(":")
+    environment = [f"{name}={value}" for name, value in {**image.environment, **settings}.items()]
     confined = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     return ["chroot", root, "/usr/bin/env", "-i", *environment, *confined, *command], uid, gid
 
@@ -170,12 +219,14 @@ def ask(port, path, body=None):
         return answer.read()
 
 
-def serve(image, port):
+def serve(image, port, settings):
     """Runs the image with a read-only root, and puts it to work."""
     with tempfile.TemporaryDirectory() as folder:
-        image.environment["BIGNAS_PORT"] = str(port)
-        command, uid, gid = enter(image, image.settings["ENTRYPOINT"] + image.settings["CMD"], folder)
+        settings = {"BIGNAS_PORT": str(port), **settings}
+        command, uid, gid = enter(image, image.settings["ENTRYPOINT"] + image.settings["CMD"], folder, settings)
         volume = image.settings["VOLUME"][0]
+        owner = image.path(volume).stat()
+        assert (owner.st_uid, owner.st_gid) == (int(uid), int(gid)), f"{volume} is not the user's"
         mounts = [
             f"mount --bind -o ro {image.root} {folder}",
             f"mount -t proc proc {folder}/proc && mount --rbind /dev {folder}/dev",
@@ -185,7 +236,7 @@ def serve(image, port):
         script = "set -e\n" + "\n".join([*mounts, "exec " + shlex.join(map(str, command))])
         server = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script])
         try:
-            health, *_ = enter(image, image.settings["HEALTHCHECK"], image.root)
+            health, *_ = enter(image, image.settings["HEALTHCHECK"], image.root, settings)
             end = time.monotonic() + READY_S
             while subprocess.run([*health, "--ready"], check=False, capture_output=True).returncode != 0:
                 assert server.poll() is None, "the server ended"
@@ -210,6 +261,15 @@ def check_answers(port):
     print(f"answered: {answer['predictions'][0]} by child {answer['child']['id']}", file=sys.stderr)
 
 
+def check_gpu_image():
+    """docker/Dockerfile.cuda says what docker/Dockerfile does, in the same order, but for the lines named above."""
+    ours, gpu = instructions(DOCKERFILE), instructions(GPU_DOCKERFILE)
+    assert [line for line in ours if line in gpu] == [line for line in gpu if line in ours], "the Dockerfiles differ in order"
+    for lines, others, patterns in [(ours, gpu, CPU_LINES), (gpu, ours, GPU_LINES)]:
+        own = [line for line in lines if line not in others]
+        assert len(own) == len(patterns) and all(map(re.fullmatch, patterns, own)), f"the Dockerfiles have drifted apart: {own}"
+
+
 def check_composition():
     """What docker/compose.yaml mounts is there, and every image has a version."""
     text = (ROOT / "docker/compose.yaml").read_text(encoding="utf-8")
@@ -227,6 +287,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("error: only root can change roots; run this as root")
     check_composition()
+    check_gpu_image()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="bignas-image-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -236,7 +297,8 @@ def main():
         assert size < LARGEST_BYTES, f"{size / 1e6:.0f} MB beyond the base"
         torch = [path for path in image.root.rglob("*") if path.name.startswith(("libtorch", "libc10"))]
         assert not torch, f"the image holds {torch}"
-        serve(image, args.port)
+        for settings in [{}, CLIENTS]:
+            serve(image, args.port, settings)
     finally:
         if args.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

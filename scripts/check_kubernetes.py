@@ -81,6 +81,8 @@ def check_references(documents):
     assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= {port["name"] for port in service["spec"]["ports"]}
     # The rules and the dashboard say `job="bignas"`, and the operator names the job after the service.
     assert service["metadata"]["name"] == "bignas"
+    rules = (ROOT / "docker/prometheus/bignas.rules.yml").read_text(encoding="utf-8")
+    assert all(f'{label}="expected"' in rules for label in monitor["spec"]["podTargetLabels"]), "no rule wants these labels of the pods"
 
 
 def check_program(documents):
@@ -99,6 +101,22 @@ def check_program(documents):
     asked = [container[probe]["httpGet"]["path"] for probe in ["startupProbe", "livenessProbe", "readinessProbe"]]
     asked += [endpoint["path"] for endpoint in documents["ServiceMonitor"]["spec"]["endpoints"]]
     assert all(path in routes for path in asked), f"one of {asked} is no route"
+
+
+def check_kubelet(documents):
+    """The kubelet starts the pods (it takes no user by name for not being root), can pin their cores, and keeps them."""
+    spec = documents["Deployment"]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"], "the pods may run as root"
+    for name in ["Dockerfile", "Dockerfile.cuda"]:
+        (user,) = re.findall(r"^USER (.+)$", (ROOT / "docker" / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), f"{name}: {user} is no number other than root's"
+    (container,), (volume,) = spec["containers"], spec["volumes"]
+    resources = container["resources"]
+    assert resources["requests"] == resources["limits"] and resources["limits"]["cpu"].isdigit(), "the pods get no cores of their own"
+    options = (ROOT / "src/engine/options.rs").read_text(encoding="utf-8")
+    (disk_limit,) = re.findall(r'"BIGNAS_DISK_LIMIT_BYTES",.* default_value_t = (\d+) << 30\)', options)
+    (size_limit,) = re.findall(r"^(\d+)Gi$", volume["emptyDir"]["sizeLimit"])
+    assert int(size_limit) > int(disk_limit), "the pods would be evicted for their caches"
 
 
 def check_metrics(documents):
@@ -123,6 +141,7 @@ def main():
     check_refusals(documents)
     check_references(documents)
     check_program(documents)
+    check_kubelet(documents)
     check_metrics(documents)
     print(f"{len(documents)} manifests are valid for Kubernetes {' and '.join(VERSIONS)} and agree with each other and the program")
 
