@@ -11,6 +11,8 @@ const TIP_GAP_PX = 18;
 /** The panel's state: the children, and the budget in the unit of the axis. */
 const view = { children: [], axis: 'mflops', budget: 0, chosen: null, width: 0, height: 0 };
 let notify = () => {};
+/** The mark that the tip is about. */
+let described = null;
 
 /** Wires the panel; `onBudget()` hears of every new budget. */
 export function start(children, onBudget) {
@@ -96,7 +98,10 @@ function redraw() {
 /** The costs that are known, on the axis shown. */
 const costs = () => view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null);
 
-function showTip({ child, px, py }) {
+function showTip({ mark, child, px, py }) {
+  hideTip();
+  described = mark;
+  mark.setAttribute('aria-describedby', 'tip');
   const tip = byId('tip');
   tip.replaceChildren(...configuration(child));
   tip.hidden = false;
@@ -109,5 +114,6 @@ function showTip({ child, px, py }) {
 }
 
 function hideTip() {
+  described?.removeAttribute('aria-describedby');
   byId('tip').hidden = true;
 }
