@@ -22,9 +22,6 @@ class Playground(PageTest):
         cls.server.wait_until_ready()
         cls.children = cls.server.children()
 
-    def point(self, child):
-        return self.page.find(f'.child[data-id="{child["id"]}"]')
-
     def slider(self, keys):
         self.page.find("#budget").send_keys(keys)
 

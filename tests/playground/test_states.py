@@ -40,6 +40,28 @@ class States(PageTest):
         self.assertEqual(self.page.violations(), [])
 
 
+class Unmeasured(PageTest):
+    """A server that builds and measures a child when it is first asked for."""
+
+    flags = ("--warm-up", "false")
+
+    def test_latencies_appear_as_they_are_measured(self):
+        self.run_here()
+        until(lambda: "alone, on this server" in self.page.text("#answer-body .facts"), "the answer has its latency")
+        self.assertIn("median, measured alone", self.page.text(".versus"))
+        self.page.find("#axis-latency").click()
+        self.assertIn("not measured yet", self.page.text("#budget-text"))
+        self.ladder()
+        self.server.wait_until_ready()
+        until(lambda: "not measured yet" not in self.page.text("#budget-text"), "the plot shows every child")
+        children = sorted(self.server.children(), key=lambda child: child["latency_ms"])
+        self.assertEqual(
+            [mark.get_attribute("data-id") for mark in self.page.all(".child")],
+            [child["id"] for child in children],
+            "arrow keys go from the fastest to the slowest",
+        )
+
+
 class Store(unittest.TestCase):
     """Two servers, one after the other, that share what they build."""
 

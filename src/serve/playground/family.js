@@ -15,15 +15,20 @@ let notify = () => {};
 let described = null;
 
 /** Wires the panel; `onBudget()` hears of every new budget. */
-export function start(children, onBudget) {
+export function start(onBudget) {
   notify = onBudget;
-  view.children = children;
-  // In the middle of the family, so that some children fit and some do not.
-  setBudget(AXES.mflops.cost(children[Math.floor(children.length / 2)]));
   byId('budget').addEventListener('input', (event) => setBudget(fromSlider(event.target.valueAsNumber)));
   byId('axis-mflops').addEventListener('click', () => setAxis('mflops'));
   byId('axis-latency').addEventListener('click', () => setAxis('latency_ms'));
   new ResizeObserver(redraw).observe(byId('plot'));
+}
+
+/** Begins with a model's children. */
+export function begin(children) {
+  hideTip();
+  view.children = children;
+  // In the middle of the family, so that some children fit and some do not.
+  setBudget(within().length ? view.budget : costOf(children[Math.floor(children.length / 2)]));
 }
 
 /** Takes the children's new states. */
@@ -64,14 +69,11 @@ function setAxis(axis) {
   byId('axis-mflops').setAttribute('aria-pressed', String(axis === 'mflops'));
   byId('axis-latency').setAttribute('aria-pressed', String(axis === 'latency_ms'));
   // The same child stays within reach.
-  setBudget(AXES[axis].cost(best) ?? Math.max(...costs(), 0));
+  setBudget(costOf(best));
 }
 
 function setBudget(value) {
   view.budget = value;
-  const slider = byId('budget');
-  slider.value = String(toSlider(value));
-  slider.setAttribute('aria-valuetext', `at most ${AXES[view.axis].text(value)}`);
   view.chosen = within()[0]?.id ?? null;
   redraw();
   notify();
@@ -87,6 +89,10 @@ function redraw() {
   view.height = plot.clientHeight;
   draw(byId('plot-svg'), view, { pick: (child) => setBudget(AXES[view.axis].cost(child)), point: showTip, leave: hideTip });
   const { text } = AXES[view.axis];
+  // The slider too: its end moves with the costliest child.
+  const slider = byId('budget');
+  slider.value = String(toSlider(view.budget));
+  slider.setAttribute('aria-valuetext', `at most ${text(view.budget)}`);
   const fitting = within().length;
   const known = costs();
   const unmeasured = view.children.length - known.length;
@@ -97,6 +103,9 @@ function redraw() {
 
 /** The costs that are known, on the axis shown. */
 const costs = () => view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null);
+
+/** What a child costs; where that is not known, what the costliest does. */
+const costOf = (child) => AXES[view.axis].cost(child) ?? Math.max(...costs(), 0);
 
 function showTip({ mark, child, px, py }) {
   hideTip();
