@@ -48,6 +48,11 @@ class Server:
     def children(self):
         return json.loads(self.get("/children"))["children"]
 
+    def reload(self):
+        """Has the model replaced by what lies in its directory now, which answers when this returns."""
+        with urllib.request.urlopen(self.base + "/model/reload", b"") as reply:
+            reply.read()
+
     def wait_until_ready(self):
         until(lambda: all(child["latency_ms"] for child in self.children()), "every child is measured")
 

@@ -31,6 +31,9 @@ class PageTest(unittest.TestCase):
     def tearDown(self):
         self.assertEqual(self.page.errors(), [], "the console stays silent")
 
+    def point(self, child):
+        return self.page.find(f'.child[data-id="{child["id"]}"]')
+
     def example(self, label):
         """Takes the example that shows `label`."""
         self.page.find(f'.example img[alt="{label}"]').click()

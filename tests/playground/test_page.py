@@ -22,9 +22,6 @@ class Playground(PageTest):
         cls.server.wait_until_ready()
         cls.children = cls.server.children()
 
-    def point(self, child):
-        return self.page.find(f'.child[data-id="{child["id"]}"]')
-
     def slider(self, keys):
         self.page.find("#budget").send_keys(keys)
 
@@ -86,8 +83,10 @@ class Playground(PageTest):
         self.assertIn(second["id"], tip)
         self.assertIn(f"{second['params']:,} parameters", tip)
         self.assertEqual(len(self.page.all("#tip tbody tr")), len(second["choices"]["stages"]))
+        self.assertEqual(self.page.all('.child[aria-describedby="tip"]'), [self.point(second)])
         self.page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
         self.assertFalse(self.page.find("#tip").is_displayed())
+        self.assertEqual(self.page.all(".child[aria-describedby]"), [])
         self.page.driver.switch_to.active_element.send_keys(Keys.ENTER)
         self.page.answered(second["id"])
         self.assertIn("2 of 8 children fit", self.page.text("#budget-text"))

@@ -1,6 +1,8 @@
-"""Servers in other states: nothing built yet, no runtime for browsers, a key wanted."""
+"""Servers in other states: nothing built yet, no runtime for browsers, a shared store, a key wanted."""
 
+import tempfile
 import unittest
+from pathlib import Path
 
 from browser import Page, Server, gate, until
 from cases import BIGNAS, PageTest
@@ -36,6 +38,46 @@ class States(PageTest):
         self.assertIn("Run here is off: this server was started without onnxruntime-web", self.page.text("#here-text"))
         self.assertTrue(self.page.find("#download").get_attribute("href").endswith("/model.onnx"))
         self.assertEqual(self.page.violations(), [])
+
+
+class Unmeasured(PageTest):
+    """A server that builds and measures a child when it is first asked for."""
+
+    flags = ("--warm-up", "false")
+
+    def test_latencies_appear_as_they_are_measured(self):
+        self.run_here()
+        until(lambda: "alone, on this server" in self.page.text("#answer-body .facts"), "the answer has its latency")
+        self.assertIn("median, measured alone", self.page.text(".versus"))
+        self.page.find("#axis-latency").click()
+        self.assertIn("not measured yet", self.page.text("#budget-text"))
+        self.ladder()
+        self.server.wait_until_ready()
+        until(lambda: "not measured yet" not in self.page.text("#budget-text"), "the plot shows every child")
+        children = sorted(self.server.children(), key=lambda child: child["latency_ms"])
+        self.assertEqual(
+            [mark.get_attribute("data-id") for mark in self.page.all(".child")],
+            [child["id"] for child in children],
+            "arrow keys go from the fastest to the slowest",
+        )
+
+
+class Store(unittest.TestCase):
+    """Two servers, one after the other, that share what they build."""
+
+    def test_a_child_of_the_shared_store_is_said_to_come_from_there(self):
+        store = tempfile.TemporaryDirectory()
+        self.addCleanup(store.cleanup)
+        page = Page()
+        self.addCleanup(page.close)
+        for source in ("built for this request", "loaded from the store that servers share"):
+            server = Server(BIGNAS, flags=("--warm-up", "false", "--artefact-store", f"file://{store.name}"))
+            self.addCleanup(server.stop)
+            page.open(server.base)
+            page.answered()
+            self.assertIn(source, page.text("#answer-body .facts"))
+            until(lambda: list(Path(store.name).rglob("*.json")), "the child lies in the store, its receipt last")
+        self.assertEqual(page.errors(), [])
 
 
 class Key(unittest.TestCase):

@@ -2,7 +2,12 @@
 
 import { byId, el, mmacs, ms, percent, stack, whole } from './dom.js';
 
-const SOURCES = { memory: 'in memory', disk: 'loaded from disk', built: 'built for this request' };
+const SOURCES = {
+  memory: 'in memory',
+  disk: 'loaded from disk',
+  shared: 'loaded from the store that servers share',
+  built: 'built for this request',
+};
 const PHASES = ['decode', 'resolve', 'queue', 'inference'];
 
 /** Labelled bars for predictions, most probable first. */

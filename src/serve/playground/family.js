@@ -11,17 +11,24 @@ const TIP_GAP_PX = 18;
 /** The panel's state: the children, and the budget in the unit of the axis. */
 const view = { children: [], axis: 'mflops', budget: 0, chosen: null, width: 0, height: 0 };
 let notify = () => {};
+/** The mark that the tip is about. */
+let described = null;
 
 /** Wires the panel; `onBudget()` hears of every new budget. */
-export function start(children, onBudget) {
+export function start(onBudget) {
   notify = onBudget;
-  view.children = children;
-  // In the middle of the family, so that some children fit and some do not.
-  setBudget(AXES.mflops.cost(children[Math.floor(children.length / 2)]));
   byId('budget').addEventListener('input', (event) => setBudget(fromSlider(event.target.valueAsNumber)));
   byId('axis-mflops').addEventListener('click', () => setAxis('mflops'));
   byId('axis-latency').addEventListener('click', () => setAxis('latency_ms'));
   new ResizeObserver(redraw).observe(byId('plot'));
+}
+
+/** Begins with a model's children. */
+export function begin(children) {
+  hideTip();
+  view.children = children;
+  // In the middle of the family, so that some children fit and some do not.
+  setBudget(within().length ? view.budget : costOf(children[Math.floor(children.length / 2)]));
 }
 
 /** Takes the children's new states. */
@@ -62,14 +69,11 @@ function setAxis(axis) {
   byId('axis-mflops').setAttribute('aria-pressed', String(axis === 'mflops'));
   byId('axis-latency').setAttribute('aria-pressed', String(axis === 'latency_ms'));
   // The same child stays within reach.
-  setBudget(AXES[axis].cost(best) ?? Math.max(...costs(), 0));
+  setBudget(costOf(best));
 }
 
 function setBudget(value) {
   view.budget = value;
-  const slider = byId('budget');
-  slider.value = String(toSlider(value));
-  slider.setAttribute('aria-valuetext', `at most ${AXES[view.axis].text(value)}`);
   view.chosen = within()[0]?.id ?? null;
   redraw();
   notify();
@@ -85,6 +89,10 @@ function redraw() {
   view.height = plot.clientHeight;
   draw(byId('plot-svg'), view, { pick: (child) => setBudget(AXES[view.axis].cost(child)), point: showTip, leave: hideTip });
   const { text } = AXES[view.axis];
+  // The slider too: its end moves with the costliest child.
+  const slider = byId('budget');
+  slider.value = String(toSlider(view.budget));
+  slider.setAttribute('aria-valuetext', `at most ${text(view.budget)}`);
   const fitting = within().length;
   const known = costs();
   const unmeasured = view.children.length - known.length;
@@ -96,7 +104,13 @@ function redraw() {
 /** The costs that are known, on the axis shown. */
 const costs = () => view.children.map(AXES[view.axis].cost).filter((cost) => cost !== null);
 
-function showTip({ child, px, py }) {
+/** What a child costs; where that is not known, what the costliest does. */
+const costOf = (child) => AXES[view.axis].cost(child) ?? Math.max(...costs(), 0);
+
+function showTip({ mark, child, px, py }) {
+  hideTip();
+  described = mark;
+  mark.setAttribute('aria-describedby', 'tip');
   const tip = byId('tip');
   tip.replaceChildren(...configuration(child));
   tip.hidden = false;
@@ -109,5 +123,6 @@ function showTip({ child, px, py }) {
 }
 
 function hideTip() {
+  described?.removeAttribute('aria-describedby');
   byId('tip').hidden = true;
 }

@@ -13,12 +13,18 @@ const RATE_SAMPLES = 5;
 /** Samples of the last minute, oldest first. */
 const history = [];
 let describeChild = (id) => id;
+let notify = () => {};
 
-/** Begins to read; `describe(id)` names a child. */
-export function start(describe) {
+/**
+ * Begins to read; `describe(id)` names a child. `onOther(isReload)` hears that the server has reloaded its model, or that another
+ * process answers, whose model may be the same.
+ */
+export function start(describe, onOther) {
   describeChild = describe;
+  notify = onOther;
   const tick = async () => {
-    if (!document.hidden) {
+    // The first reading says what the page began with, whether or not somebody looks.
+    if (!document.hidden || history.length === 0) {
       // A server that restarts is back soon; the strip then goes on by itself.
       await read().catch(() => {
         byId('live').classList.add('stale');
@@ -31,9 +37,20 @@ export function start(describe) {
 
 /** The counters that the strip shows, from one reading. */
 function pick(samples) {
-  const reading = { at: performance.now(), requests: 0, queue: 0, buckets: new Map(), children: new Map(), met: new Map() };
+  const reading = {
+    at: performance.now(),
+    process: null,
+    reloads: 0,
+    requests: 0,
+    queue: 0,
+    buckets: new Map(),
+    children: new Map(),
+    met: new Map(),
+  };
   for (const { name, labels, value } of samples) {
     if (name === 'bignas_http_requests_total' && labels.route === ROUTE) reading.requests += value;
+    else if (name === 'process_start_time_seconds') reading.process = value;
+    else if (name === 'bignas_model_reloads_total' && labels.outcome === 'ok') reading.reloads = value;
     else if (name === 'bignas_queue_depth') reading.queue = value;
     else if (name === 'bignas_http_request_seconds_bucket' && labels.route === ROUTE)
       reading.buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
@@ -45,8 +62,12 @@ function pick(samples) {
 
 async function read() {
   const now = pick(parse(await api.metrics()));
-  // Counters that fell belong to a server that has restarted.
-  if (history.length && now.requests < history.at(-1).requests) history.length = 0;
+  const last = history.at(-1);
+  // Counters that fell belong to a server that has restarted, or to another behind the same address.
+  if (last && (now.requests < last.requests || now.reloads !== last.reloads)) {
+    history.length = 0;
+    notify(now.process === last.process);
+  }
   history.push(now);
   while (now.at - history[0].at > WINDOW_MS) history.shift();
   byId('live').classList.remove('stale');

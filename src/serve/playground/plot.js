@@ -30,7 +30,8 @@ export function draw(root, view, on) {
   const range = [Math.max(room[0], 0), Math.min(room[1], 1)];
   const y = scale(range, [height - MARGIN.bottom - (known.length < view.children.length ? 3 * UNKNOWN_PX : 0), MARGIN.top]);
   const at = (child) => [x(AXES[view.axis].cost(child)), child.accuracy === null ? height - MARGIN.bottom - UNKNOWN_PX : y(child.accuracy)];
-  const drawn = view.children.filter((child) => AXES[view.axis].cost(child) !== null);
+  const { cost } = AXES[view.axis];
+  const drawn = view.children.filter((child) => cost(child) !== null).sort((a, b) => cost(a) - cost(b));
 
   root.setAttribute('viewBox', `0 0 ${width} ${height}`);
   if (!root.firstChild) root.append(svg('g', { class: 'under', 'aria-hidden': 'true' }), svg('g', { class: 'children' }));
@@ -111,17 +112,26 @@ export function describe(child) {
   );
 }
 
-/** Moves the children's marks. A mark stays the same element, or what is pressed or focused would be lost under the pointer. */
+/**
+ * Moves the children's marks, in the order of `drawn`. A mark stays the same element, or what is pressed or focused would be lost
+ * under the pointer.
+ */
 function place(marks, drawn, at, view, on) {
   const old = new Map([...marks.children].map((mark) => [mark.dataset.id, mark]));
-  for (const child of drawn) {
-    const mark = old.get(child.id) ?? marks.appendChild(newMark(child.id, on));
+  const points = drawn.map((child) => {
+    const mark = old.get(child.id) ?? newMark(child.id, on);
     old.delete(child.id);
     update(mark, child, at(child), view);
-  }
+    return mark;
+  });
   for (const mark of old.values()) mark.remove();
+  if (points.some((mark, index) => mark !== marks.children[index])) {
+    // The focused one stays where it is, or it would lose the focus: the others go around it.
+    const fixed = points.indexOf(document.activeElement);
+    marks.prepend(...points.slice(0, Math.max(fixed, 0)));
+    marks.append(...points.slice(fixed + 1));
+  }
   // One child can be reached by Tab, the others from there: the focused one, else the chosen one, else the first.
-  const points = [...marks.children];
   const reached =
     points.find((mark) => mark === document.activeElement) ?? points.find((mark) => mark.dataset.id === view.chosen) ?? points[0];
   for (const mark of points) mark.setAttribute('tabindex', mark === reached ? '0' : '-1');
@@ -131,7 +141,7 @@ function place(marks, drawn, at, view, on) {
 const shown = new WeakMap();
 
 function newMark(id, on) {
-  const point = (event) => on.point(shown.get(event.currentTarget));
+  const point = ({ currentTarget: mark }) => on.point({ mark, ...shown.get(mark) });
   return svg(
     'g',
     {
