@@ -93,7 +93,8 @@ def check_program(documents):
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.rs"))
     unknown = [name for name in values if f'env = "{name}"' not in sources]
     assert not unknown, f"the program has no setting {unknown}"
-    assert {str(port["containerPort"]) for port in container["ports"]} == {values["BIGNAS_PORT"]}
+    ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+    assert ports == {"http": values["BIGNAS_PORT"], "probes": values["BIGNAS_PROBE_PORT"]}
     assert values["BIGNAS_CACHE_DIR"] in [mount["mountPath"] for mount in container["volumeMounts"]], "the cache would be read-only"
     drain_s = (int(values["BIGNAS_DRAIN_PAUSE_MS"]) + int(values["BIGNAS_DRAIN_LIMIT_MS"])) / 1000
     assert spec["terminationGracePeriodSeconds"] > drain_s, "the server would be killed while it drains"
