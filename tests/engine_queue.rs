@@ -63,6 +63,30 @@ async fn clients_that_left_do_not_fill_the_queue() {
     long.await.unwrap().unwrap();
 }
 
+/// As many images wait as the limit says, and not one more or less.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_takes_what_its_limit_says() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--workers", "1", "--queue-limit-images", "8"]);
+    let id = ids(&engine)[0];
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    let long = keep_busy(&engine, id, 4_000).await;
+    let ask = |_| {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.classify(id, vec![patch(1)]).await })
+    };
+    let (mut answered, mut refused) = (0, 0);
+    for request in (0..10).map(ask).collect::<Vec<_>>() {
+        match request.await.unwrap() {
+            Ok(_) => answered += 1,
+            Err(ClassifyError::Overloaded { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((answered, refused), (8, 2));
+    long.await.unwrap().unwrap();
+}
+
 /// What is on disk and allowed comes into memory for a busier time, as long as it pushes nobody out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_budget_allows_is_loaded_for_later() {

@@ -10,6 +10,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::AppState;
 use super::ask::positive;
@@ -97,15 +98,16 @@ pub(super) async fn onnx(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = parse(id)?;
-    let graph = SharedBytes(state.engine.onnx(id).await?);
+    let slot = Arc::clone(&state.downloads).acquire_owned().await.map_err(ApiError::internal)?;
+    let graph = state.engine.onnx(id).await?;
     let hashing = tokio::task::spawn_blocking({
-        let graph = graph.clone();
-        move || sha256(graph.as_ref())
+        let graph = Arc::clone(&graph);
+        move || sha256(&graph)
     });
     let etag = format!("\"{}\"", hashing.await.map_err(ApiError::internal)?);
     let name = HeaderValue::from_str(&format!("attachment; filename=\"{id}.onnx\"")).map_err(ApiError::internal)?;
     let file = [(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CONTENT_DISPOSITION, name)];
-    tagged(&headers, &etag, (file, Body::from(Bytes::from_owner(graph))))
+    tagged(&headers, &etag, (file, Body::from(Bytes::from_owner(Download { graph, _slot: slot }))))
 }
 
 /// Add a child
@@ -173,13 +175,15 @@ fn parse(id: Result<Path<String>, PathRejection>) -> Result<ChildId, ApiError> {
     text.parse().map_err(|error: ParseChildIdError| ApiError::new(Code::UnknownChild, error.to_string()))
 }
 
-/// A graph that the engine and a response share.
-#[derive(Debug, Clone)]
-struct SharedBytes(Arc<Vec<u8>>);
+/// A graph on its way to a client, and its slot until it is there.
+struct Download {
+    graph: Arc<Vec<u8>>,
+    _slot: OwnedSemaphorePermit,
+}
 
-impl AsRef<[u8]> for SharedBytes {
+impl AsRef<[u8]> for Download {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.graph
     }
 }
 

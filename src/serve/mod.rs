@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -59,6 +60,9 @@ use crate::engine::Engine;
 use auth::Access;
 use request::BodyLimits;
 
+/// Graphs under way to clients at a time: each is in memory as a whole until its client has it. Further ones wait.
+const DOWNLOADS: usize = 16;
+
 /// The route whose metrics the alerts are about.
 const CLASSIFY: &str = "/classify";
 
@@ -76,6 +80,8 @@ pub struct Shared {
     timeout: std::time::Duration,
     draining: Arc<AtomicBool>,
     openapi: Bytes,
+    /// A permit for each graph that may be under way to a client.
+    downloads: Arc<Semaphore>,
     /// Where onnxruntime-web lies, if it is there.
     onnxruntime_web: Option<PathBuf>,
 }
@@ -101,6 +107,7 @@ impl AppState {
             draining: Arc::default(),
             // A description made of strings always serialises.
             openapi: openapi().to_pretty_json().unwrap_or_default().into(),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             onnxruntime_web: options.onnxruntime_web.clone(),
             engine,
         }))

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
 
-use super::common::TestModel;
+use super::common::{TestModel, claim_latencies};
 use super::harness::{Server, encode, png};
 
 fn server() -> (TestModel, Server) {
@@ -102,6 +102,33 @@ fn a_named_child_answers_itself() {
 }
 
 /// One picture in many kinds of file: what a person sees is the same, so the answer is nearly the same too.
+#[test]
+fn a_smaller_child_that_keeps_a_deadline_names_the_better_one() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = Server::start_with_cache(model.path(), cache.path(), &[]);
+    first.wait_until_ready();
+    let answer = first.classify("?deadline_ms=60000", &picture()).json();
+    let best = answer["child"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(answer.get("degraded_from"), None, "{answer}");
+    drop(first);
+    // From now on, the best child is on record as taking twenty seconds.
+    claim_latencies(cache.path(), |id| if id == best { 20_000.0 } else { 0.01 });
+    let second = Server::start_with_cache(model.path(), cache.path(), &[]);
+    for child in second.get("/children").json()["children"].as_array().unwrap() {
+        assert_eq!(second.classify(&format!("?child={}", child["id"].as_str().unwrap()), &picture()).status, 200);
+    }
+    let answer = second.classify("?deadline_ms=10000", &picture()).json();
+    assert_eq!(answer["degraded_from"], best, "{answer}");
+    assert_ne!(answer["child"]["id"], best);
+    assert_eq!(second.metric("bignas_degraded_total"), 1.0);
+    let floor = format!("?deadline_ms=10000&min_accuracy={}", accuracy_of(&second, &best));
+    assert_eq!(second.classify(&floor, &picture()).status, 504, "not under the floor");
+}
+
+fn accuracy_of(server: &Server, id: &str) -> f64 {
+    server.get(&format!("/children/{id}")).json()["accuracy"].as_f64().unwrap()
+}
+
 #[test]
 fn unusual_files_are_seen_as_a_person_sees_them() {
     let (_model, server) = server();

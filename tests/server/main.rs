@@ -7,6 +7,7 @@ mod bad_input;
 mod children;
 mod classify;
 mod harness;
+mod leaving;
 mod lifecycle;
 mod load;
 mod metrics;
