@@ -77,7 +77,9 @@ def command(name, bignas, case, port, folder):
     """The command line of a server with the child of `case`."""
     cores = str(len(os.sched_getaffinity(0)))
     if name == "bignas":
-        return [bignas, "serve", "--model", case.model, "--port", str(port), "--cache-dir", case.folder / "cache"]
+        # Nobody here writes a line for every request.
+        options = ["--port", str(port), "--cache-dir", case.folder / "cache", "--log-level", "warn"]
+        return [bignas, "serve", "--model", case.model, *options]
     python = environment(name)
     if package(name) == "fastapi":
         options = ["--host", "127.0.0.1", "--port", str(port), "--workers", cores, "--no-access-log", "--log-level", "warning"]
