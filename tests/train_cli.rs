@@ -250,3 +250,41 @@ fn a_handful_of_images_is_enough() {
     let model = Model::open(&here.join("model")).expect("a model directory");
     assert_eq!(model.card.calibration.map(|calibration| (calibration.images, calibration.batch)), Some((12, 12)));
 }
+
+/// What a run is about is settled at its beginning; how it goes on may change.
+#[test]
+fn a_run_goes_on_as_what_it_was_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"));
+    fs::write(here.join("settings.json"), r#"{"epochs": 1, "batch_size": 12, "seed": 3}"#).expect("writes");
+    fs::write(here.join("labels.txt"), "one\ntwo\nthree\n").expect("writes");
+    let train = |flags: &[&str]| {
+        let fixed = ["train", "--data", "images", "--run", "run", "--model", "model", "--calibration-images", "16"];
+        bignas(here, &[&fixed[..], flags].concat())
+    };
+    let told = || Model::open(&here.join("model")).expect("a model").card.training.expect("told")["settings"].clone();
+    succeed(train(&["--settings", "settings.json", "--seed", "7", "--child", "smallest"]));
+    assert_eq!((&told()["seed"], &told()["batch_size"]), (&7.into(), &12.into()), "a flag goes before the file");
+    assert!(told()["roster"]["child"].is_object(), "{}", told());
+
+    for (flags, said) in [
+        (["--space", "cifar10"], "--space is not what run was begun with"),
+        (["--child", "biggest"], "--child or --with-biggest is not what run was begun with"),
+        (["--labels", "labels.txt"], "--labels is not what run was begun with"),
+    ] {
+        let output = train(&[&flags[..], &["--resume"]].concat()).output().expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(said), "{flags:?}: {error}");
+    }
+
+    fs::write(here.join("images/train/across/broken.png"), b"no image").expect("writes");
+    let more = ["--epochs", "2", "--optimiser", "sgd", "--schedule", "cosine", "--resume"];
+    let output = train(&more).output().expect("runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("broken.png"), "{error}");
+    succeed(train(&[&more[..], &["--max-corrupt", "1"]].concat()));
+    assert_eq!((&told()["optimiser"]["kind"], &told()["seed"]), (&"sgd".into(), &7.into()));
+    assert_eq!((&told()["schedule"]["shape"], &told()["schedule"]["floor"]), (&"cosine".into(), &0.0.into()), "to zero, if not told");
+    assert!(told()["roster"]["child"].is_object(), "what was trained still is");
+}

@@ -169,7 +169,7 @@ impl Model {
     }
 
     /// Creates or replaces a model's `weights.safetensors` and `model.json` in `directory`. A calibration set, where given,
-    /// is written too; the family is not touched.
+    /// is written too. A family that lies there was searched in other weights, and goes.
     ///
     /// # Errors
     /// [`ModelError`] names the file that could not be written, or what is wrong with the card.
@@ -196,9 +196,11 @@ impl Model {
         let path = directory.join(MODEL);
         card.check(&path)?;
         write_json(&path, &card)?;
-        let family = Self::read_family(directory, &card)?;
+        for file in [FAMILY, STATISTICS] {
+            remove(&directory.join(file))?;
+        }
         let examples = examples::read(directory, &card.labels)?;
-        Ok(Self { card, weights, family, statistics: BTreeMap::new(), examples, directory: directory.to_owned() })
+        Ok(Self { card, weights, family: Family::default(), statistics: BTreeMap::new(), examples, directory: directory.to_owned() })
     }
 
     /// The family in `directory`, empty where there is none.
@@ -280,6 +282,14 @@ fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
 
 pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|source| ModelError::Json { path: path.to_owned(), source })
+}
+
+/// Removes a file, where it is.
+fn remove(path: &Path) -> Result<(), ModelError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ModelError::Io { path: path.to_owned(), source }),
+        _ => Ok(()),
+    }
 }
 
 fn read_checked(path: &Path, expected: &str) -> Result<Vec<u8>, ModelError> {

@@ -40,9 +40,9 @@ pub(super) fn load_runtime(path: Option<&Path>) -> anyhow::Result<Runtime> {
     Ok(Runtime::load(&path)?)
 }
 
-/// Opens a labelled data set as `model` wants its images.
-pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split) -> anyhow::Result<ImageSet> {
-    let mut options = DataOptions::new(&card.preprocessing);
+/// Opens a labelled data set as a model wants its images; up to `max_corrupt` files are skipped.
+pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split, max_corrupt: usize) -> anyhow::Result<ImageSet> {
+    let mut options = DataOptions { max_corrupt, ..DataOptions::new(&card.preprocessing) };
     options.class_names = Some(card.class_folders.as_ref().unwrap_or(&card.labels).clone());
     Ok(ImageSet::open(dir, split, options)?)
 }

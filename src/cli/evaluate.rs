@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// A data set: IDX files, CIFAR-10's binary batches, or folders `test/CLASS/*` and `train/CLASS/*`
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Image files that cannot be read and are skipped, at most; each is named in the log
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    max_corrupt: usize,
     /// Which part of the data set
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
@@ -58,7 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Part::Test => Split::Test,
         Part::Train => Split::Train,
     };
-    let images = open_images(&model.card, &args.data, split)?;
+    let images = open_images(&model.card, &args.data, split, args.max_corrupt)?;
     let preprocessing = model.card.preprocessing.clone();
     let source = Arc::new(Source { images, preprocessing, augment: Augment::NONE });
     let runtime = args.runtime.load()?;

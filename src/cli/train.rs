@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use self::augment::{AugmentFlags, default_augment};
@@ -21,7 +21,7 @@ use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
 use crate::image::{Filter, Preprocessing};
 use crate::space::SearchSpace;
-use crate::train::{Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, gpu, run as train};
+use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// Directory of the images: IDX files (plain or .gz), CIFAR-10's binary batches, or train/CLASS/ and test/CLASS/ folders
     #[arg(long, env = "BIGNAS_DATA", value_name = "DIR")]
     data: PathBuf,
+    /// Image files that cannot be read and are skipped, at most; each is named in the log
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    max_corrupt: usize,
     /// Directory of the run: checkpoints and metrics
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
@@ -94,14 +97,16 @@ impl Compute {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let models = args.models.open()?;
-    let what = if args.resume { What::resumed(args)? } else { What::from_args(args, &models)? };
+    let what = if args.resume { What::resumed(args, &models)? } else { What::from_args(args, &models)? };
     models.check(&what.space)?;
     let source = |split, augment: &Augment| -> Result<Source> {
-        let options = DataOptions { class_names: what.classes.clone(), ..DataOptions::new(&what.preprocessing) };
+        let options =
+            DataOptions { class_names: what.classes.clone(), max_corrupt: args.max_corrupt, ..DataOptions::new(&what.preprocessing) };
         let images = ImageSet::open(&args.data, split, options)?;
         Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
     };
     let validation = source(Split::Test, &Augment::NONE)?;
+    models.check_classes(validation.images.classes())?;
     let job = Job {
         space: &what.space,
         start: models.start.as_ref().map(|model| &model.weights),
@@ -170,16 +175,17 @@ struct What {
 
 impl What {
     /// What the run did so far, but for what the flags say.
-    fn resumed(args: &Args) -> Result<Self> {
+    fn resumed(args: &Args, models: &Models) -> Result<Self> {
         let state = RunDirectory::peek(&args.run)?;
+        refuse_changes(args, models, &state)?;
         let augment = args.augment.change(state.augment)?;
-        let seed = args.seed.unwrap_or(state.settings.seed);
-        let settings = args.settings.change(TrainSettings { seed, ..state.settings })?;
+        let (seed, roster) = (args.seed.unwrap_or(state.settings.seed), state.settings.roster.clone());
+        let settings = TrainSettings { seed, roster, ..args.settings.change(state.settings)? };
         Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
     }
 
     fn from_args(args: &Args, models: &Models) -> Result<Self> {
-        let started = models.start.as_ref().map(|model| &model.card);
+        let started = models.start.as_ref().or(models.teacher.as_ref()).map(|model| &model.card);
         let space = match (&args.space, started) {
             (Some(name), _) => read_space(name)?,
             (None, Some(card)) => card.space.clone(),
@@ -191,17 +197,36 @@ impl What {
         };
         preprocessing.validate()?;
         let augment = args.augment.change(default_augment(&preprocessing))?;
-        let roster = models.roster(&args.models, &space)?;
-        let settings = TrainSettings { roster, seed: args.seed.unwrap_or_default(), ..TrainSettings::default() };
+        // What has a flag of its own goes before the file of settings.
+        let told = args.settings.change(TrainSettings::default())?;
+        let roster = models.roster(&args.models, &space)?.unwrap_or_else(|| told.roster.clone());
         let classes = args.labels.as_deref().map(read_lines).transpose()?;
         Ok(Self {
             classes: classes.or_else(|| started.map(|card| card.labels.clone())),
-            settings: args.settings.change(settings)?,
+            settings: TrainSettings { roster, seed: args.seed.unwrap_or(told.seed), ..told },
             space,
             preprocessing,
             augment,
         })
     }
+}
+
+/// What a run is about is settled at its beginning: flags that say otherwise are refused.
+fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> {
+    let space = args.space.as_deref().map(read_space).transpose()?;
+    let preprocessing: Option<Preprocessing> = args.preprocessing.as_deref().map(read_json).transpose()?;
+    let labels = args.labels.as_deref().map(read_lines).transpose()?;
+    let roster = models.roster(&args.models, &state.space)?;
+    let same = [
+        ("--space", space.is_none_or(|space| space == state.space)),
+        ("--preprocessing", preprocessing.is_none_or(|preprocessing| preprocessing == state.preprocessing)),
+        ("--labels", labels.is_none_or(|labels| labels == state.classes)),
+        ("--child or --with-biggest", roster.is_none_or(|roster| roster == state.settings.roster)),
+    ];
+    for (flag, same) in same {
+        ensure!(same, "{flag} is not what {} was begun with: leave it out, or start a new run in another directory", args.run.display());
+    }
+    Ok(())
 }
 
 /// The statistics of Fashion-MNIST for grey images and of ImageNet for colour; the crop by the space's resolutions.

@@ -103,7 +103,8 @@ impl LatencyTable {
 }
 
 /// What a latency depends on beside the network: processor, ONNX Runtime, threads of a run.
-fn device(runtime: &Runtime, threads: usize) -> String {
+#[must_use]
+pub fn device(runtime: &Runtime, threads: usize) -> String {
     format!("{}; {}; threads a run: {threads}; {}", processor(), runtime.device(), runtime.build_info())
 }
 

@@ -15,7 +15,7 @@ mod workers;
 
 pub use cache::MemoryCache;
 pub use device::{Device, Precision, Provider};
-pub use latency::{LatencyTable, measure_latency_ms, processor};
+pub use latency::{LatencyTable, device as device_and_runtime, measure_latency_ms, processor};
 pub use library::{Runtime, RuntimeError, default_library};
 pub use network::{Network, Stop};
 pub use profile::Profile;

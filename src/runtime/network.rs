@@ -1,7 +1,7 @@
 //! A graph loaded into ONNX Runtime.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ort::ep::CPU;
 use ort::session::builder::GraphOptimizationLevel;
@@ -11,6 +11,7 @@ use ort::value::TensorRef;
 #[cfg(test)]
 use super::Device;
 use super::binding::Bindings;
+use super::stopwatch::Stopwatch;
 use super::{Runtime, RuntimeError};
 
 /// A loaded graph that takes images `[N, channels, resolution, resolution]`. Running it needs sole access.
@@ -155,15 +156,16 @@ impl Network {
         outputs.iter().map(copy).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Runs the network as [`Network::run`] does and returns how long that took, copying no output: a large output would otherwise
+    /// Runs the network as [`Network::run`] does and returns how long that took, other work on the same cores left out where it computes
+    /// on this thread alone, and copying no output: a large output would otherwise
     /// cost a copy that a layer inside a network never pays.
     ///
     /// # Errors
     /// As [`Network::run`].
     pub fn time_run(&mut self, images: &[f32], count: usize) -> Result<Duration, RuntimeError> {
-        let begin = Instant::now();
+        let watch = Stopwatch::start(self.on_caller);
         let outputs = run_session(&mut self.session, &self.what, self.shape, images, count, None)?;
-        let took = begin.elapsed();
+        let took = watch.elapsed();
         drop(outputs);
         Ok(took)
     }

@@ -17,12 +17,15 @@ impl Stopwatch {
         if on_this_thread { Self::Computed(thread_time()) } else { Self::Passed(Instant::now()) }
     }
 
-    pub(super) fn elapsed_ms(&self) -> f64 {
-        let elapsed = match self {
+    pub(super) fn elapsed(&self) -> Duration {
+        match self {
             Self::Passed(begin) => begin.elapsed(),
             Self::Computed(begin) => thread_time().saturating_sub(*begin),
-        };
-        elapsed.as_secs_f64() * 1e3
+        }
+    }
+
+    pub(super) fn elapsed_ms(&self) -> f64 {
+        self.elapsed().as_secs_f64() * 1e3
     }
 }
 

@@ -78,6 +78,15 @@ impl Budget {
     }
 }
 
+/// What of a child's cost, beyond multiply-adds and latency, one of `budgets` bounds.
+pub(super) fn bounded_costs(budgets: &[Budget], plan: &Plan) -> Vec<u64> {
+    let cost = plan.cost();
+    let params = budgets.iter().any(|budget| budget.params.is_some() || budget.weight_bytes.is_some());
+    let activation = budgets.iter().any(|budget| budget.activation_bytes.is_some());
+    let costs = [(params, cost.params.total()), (activation, cost.peak_activation_bytes)];
+    costs.into_iter().filter_map(|(bounded, cost)| bounded.then_some(cost)).collect()
+}
+
 /// `mflops=300,latency_ms=5`; further `params`, `weight_mb` and `activation_mb`, in megabytes of 10⁶ bytes.
 impl FromStr for Budget {
     type Err = ParseBudgetError;

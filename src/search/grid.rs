@@ -22,12 +22,14 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The paper's grid for `space`: up to five of its resolutions, four depths, two widths, four kernel configurations.
+    /// The paper's grid for `space`: up to five of its resolutions, four depths, two widths, four kernel configurations. Resolutions
+    /// go as far as training did: for the paper's space, 192, 224, 256, 288 and 320.
     #[must_use]
     pub fn of(space: &SearchSpace) -> Self {
-        let all = &space.resolutions;
+        let most = space.training_resolutions.iter().max();
+        let all: Vec<usize> = space.resolutions.iter().copied().filter(|resolution| most.is_none_or(|most| resolution <= most)).collect();
         let count = all.len().min(5);
-        let mut resolutions: Vec<usize> = (0..count).map(|i| at(all, i as f64 / (count - 1).max(1) as f64)).collect();
+        let mut resolutions: Vec<usize> = (0..count).map(|i| at(&all, i as f64 / (count - 1).max(1) as f64)).collect();
         resolutions.dedup();
         let thirds = vec![0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0];
         Self { resolutions, depth: thirds.clone(), width: vec![0.0, 1.0], kernel: thirds }
@@ -85,8 +87,8 @@ mod tests {
     #[test]
     fn the_papers_grid_has_160_children_with_the_extremes_among_them() {
         let space = preset("bignas").unwrap();
-        let mut grid = Grid::of(&space);
-        grid.resolutions = vec![192, 224, 256, 288, 320];
+        let grid = Grid::of(&space);
+        assert_eq!(grid.resolutions, [192, 224, 256, 288, 320]);
         let children = grid.children(&space);
         assert_eq!(children.len(), 5 * 4 * 2 * 4);
         for extreme in [space.smallest(), space.biggest()] {

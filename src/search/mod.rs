@@ -163,7 +163,14 @@ fn fine(space: &SearchSpace, classes: usize, settings: &SearchSettings, skeleton
 /// The best of each budget, without those that another one beats: ascending in cost.
 #[must_use]
 pub fn select(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &[Budget]) -> Vec<Scored> {
-    pareto_front(budgets.iter().filter_map(|budget| best_within(space, classes, scored, budget).cloned()).collect())
+    let best = budgets.iter().filter_map(|budget| best_within(space, classes, scored, budget).cloned());
+    pareto_front(space, classes, best.collect(), budgets)
+}
+
+/// The budgets that none of `scored` keeps.
+#[must_use]
+pub fn unmet<'b>(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &'b [Budget]) -> Vec<&'b Budget> {
+    budgets.iter().filter(|budget| best_within(space, classes, scored, budget).is_none()).collect()
 }
 
 /// The largest child of `grid` under each budget: a family for a model whose children nobody has evaluated.
@@ -177,10 +184,11 @@ pub fn largest_within(space: &SearchSpace, classes: usize, grid: &Grid, budgets:
     select(space, classes, &all, budgets).into_iter().map(|scored| scored.child).collect()
 }
 
-/// The members that no other one beats, ascending in cost. Beaten is who costs as much or more, takes as long or longer where
-/// both were measured, and is no more accurate.
+/// The members that no other one beats, ascending in cost. Beaten is who costs as much or more in multiply-adds and in whatever one of
+/// `budgets` bounds, takes as long or longer where both were measured, and is no more accurate.
 #[must_use]
-pub fn pareto_front(mut scored: Vec<Scored>) -> Vec<Scored> {
+pub fn pareto_front(space: &SearchSpace, classes: usize, mut scored: Vec<Scored>, budgets: &[Budget]) -> Vec<Scored> {
+    let costs = |scored: &Scored| budget::bounded_costs(budgets, &Plan::new(space, &scored.child, classes));
     scored.sort_by(|a, b| a.macs.cmp(&b.macs).then(b.score.accuracy.total_cmp(&a.score.accuracy)));
     scored.dedup_by_key(|scored| scored.child.id());
     let no_slower = |a: &Scored, b: &Scored| match (a.score.latency_ms, b.score.latency_ms) {
@@ -189,8 +197,13 @@ pub fn pareto_front(mut scored: Vec<Scored>) -> Vec<Scored> {
     };
     let mut front: Vec<Scored> = Vec::new();
     for candidate in scored {
-        // In order of cost, only earlier ones can beat.
-        if !front.iter().any(|other| other.score.accuracy >= candidate.score.accuracy && no_slower(other, &candidate)) {
+        // In order of multiply-adds, only earlier ones can beat.
+        let beats = |other: &Scored| {
+            let (ours, theirs) = (costs(&candidate), costs(other));
+            let no_dearer = theirs.iter().zip(&ours).all(|(theirs, ours)| theirs <= ours);
+            other.score.accuracy >= candidate.score.accuracy && no_slower(other, &candidate) && no_dearer
+        };
+        if !front.iter().any(beats) {
             front.push(candidate);
         }
     }
@@ -302,6 +315,24 @@ mod tests {
         let best_fast =
             scored.iter().filter(|s| s.score.latency_ms <= Some(2.4)).max_by(|a, b| a.score.accuracy.total_cmp(&b.score.accuracy));
         assert!(front.contains(best_fast.unwrap()), "the best within the latency is on the front");
+    }
+
+    /// Within its budget of parameters, a child is the best, whoever has fewer multiply-adds, more parameters and more accuracy.
+    #[test]
+    fn every_budget_keeps_its_best_whatever_it_bounds() {
+        let space = preset("fashion-mnist").unwrap();
+        let params = |scored: &Scored| Plan::new(&space, &scored.child, 10).cost().params.total();
+        let all = whole(&space, &settings(&space));
+        let pairs = all.iter().flat_map(|a| all.iter().map(move |b| (a, b)));
+        let (small, cheap) = pairs.into_iter().find(|(a, b)| params(a) < params(b) && a.macs > b.macs).unwrap();
+        let with = |scored: &Scored, accuracy| Scored { score: Score { accuracy, latency_ms: None }, ..scored.clone() };
+        let scored = [with(small, 0.8), with(cheap, 0.9)];
+        let few = Budget { params: Some(params(small)), ..Budget::default() };
+        let front = select(&space, 10, &scored, &[Budget::of_macs(u64::MAX), few]);
+        assert_eq!(front, [scored[1].clone(), scored[0].clone()]);
+        assert_eq!(select(&space, 10, &scored, &[Budget::of_macs(u64::MAX)]).len(), 1);
+        let none = Budget { params: Some(1), ..Budget::default() };
+        assert_eq!(unmet(&space, 10, &scored, &[few, none]), [&none]);
     }
 
     #[test]

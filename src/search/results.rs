@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::{Score, SearchSettings};
 use crate::files::write_atomically;
+use crate::image::Preprocessing;
 use crate::space::{Child, ChildId, Choices};
 
 /// What scores belong to: another model, other settings or other images would give others.
@@ -22,8 +23,12 @@ pub struct Header {
     pub weights_sha256: String,
     /// SHA-256 of the calibration images, and how many form a batch.
     pub calibration: (String, usize),
-    /// Split, number and seed of the images that accuracy is measured on.
-    pub selection: (String, usize, u64),
+    /// Split, number and SHA-256 of the images that accuracy is measured on, cropped, with their labels.
+    pub selection: (String, usize, String),
+    /// From an image to a child's input.
+    pub preprocessing: Preprocessing,
+    /// What latencies are measured on, where a budget bounds them.
+    pub device: Option<String>,
     /// What is searched.
     pub settings: SearchSettings,
 }
@@ -179,13 +184,23 @@ fn json_line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Filter;
     use crate::search::{Grid, spread_budgets};
     use crate::space::{SearchSpace, preset};
 
     fn header(space: &SearchSpace) -> Header {
+        let preprocessing =
+            Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.3], std: vec![0.3], background: [0; 3] };
         let (grid, budgets) = (Grid::of(space), spread_budgets(space, 10, 3));
         let settings = SearchSettings { grid, budgets, mutations: 2, mutation_chance: 0.1, seed: 0 };
-        Header { weights_sha256: "w".into(), calibration: ("c".into(), 64), selection: ("train".into(), 10, 0), settings }
+        Header {
+            weights_sha256: "w".into(),
+            calibration: ("c".into(), 64),
+            selection: ("train".into(), 10, "i".into()),
+            preprocessing,
+            device: None,
+            settings,
+        }
     }
 
     fn score(accuracy: f64) -> Score {

@@ -21,7 +21,7 @@ pub struct Schedule {
     pub decay: f64,
     /// Epochs in which the rate falls by `decay`.
     pub decay_epochs: f64,
-    /// Constant ending: share of the initial rate at which the decay stops; 0 decays to the end.
+    /// Constant ending: share of the initial rate at which the decay stops, whatever its shape; 0 decays to the end.
     pub floor: f64,
 }
 
@@ -32,9 +32,9 @@ pub enum Decay {
     /// By a factor every few epochs (EfficientNet; the paper).
     #[default]
     Exponential,
-    /// Half a cosine wave, to zero at the end.
+    /// Half a cosine wave, to zero at the end where there is no floor.
     Cosine,
-    /// Straight to zero at the end.
+    /// Straight to zero at the end where there is no floor.
     Linear,
 }
 

@@ -149,9 +149,14 @@ impl<'a> Training<'a> {
         let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
         check_unchanged(job.directory, &expected, &checkpoint.state)?;
         let mut state = checkpoint.state;
+        let before = state.settings.optimiser.kind;
         state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights, job.device);
-        let optimiser = Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?;
+        // What one rule remembers means nothing to another.
+        let optimiser = match before == settings.optimiser.kind {
+            true => Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?,
+            false => Optimiser::new(settings.optimiser(), &net.parameters),
+        };
         let mut training = Self::new(job, run, state, net, optimiser)?;
         if let (Some(decay), Some(weights)) = (settings.average, &checkpoint.average) {
             training.average = Some(Average::resume(decay, &training.net.parameters, weights)?);

@@ -121,9 +121,7 @@ fn compare(
 fn measure(workshop: &mut Workshop<'_>, arm: Arm) -> anyhow::Result<Row> {
     let (smallest, biggest) = (workshop.lab.model.card.space.smallest(), workshop.lab.model.card.space.biggest());
     Ok(match workshop.train(&arm)? {
-        Trained::Diverged { step } => {
-            Row { arm: arm.name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs: Vec::new() }
-        }
+        Trained::Diverged { step, epochs } => Row { arm: arm.name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs },
         Trained::Finished { weights, epochs } => Row {
             arm: arm.name,
             diverged_at_step: None,

@@ -55,8 +55,13 @@ pub(super) enum Trained {
         /// After every epoch, on some of the test images.
         epochs: Vec<(u64, Accuracy)>,
     },
-    /// The network was no longer a number at this step.
-    Diverged { step: u64 },
+    /// The network was no longer a number.
+    Diverged {
+        /// At this step.
+        step: u64,
+        /// After every epoch before.
+        epochs: Vec<(u64, Accuracy)>,
+    },
 }
 
 /// A model, its data, and what is trained beside it.
@@ -88,7 +93,7 @@ impl<'a> Workshop<'a> {
         let settings = args.settings.change(TrainSettings { seed, epochs: 2, ..TrainSettings::default() })?;
         let preprocessing = &lab.model.card.preprocessing;
         let source = |split, augment| -> anyhow::Result<Source> {
-            let images = open_images(&lab.model.card, &args.common.data, split)?;
+            let images = open_images(&lab.model.card, &args.common.data, split, 0)?;
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
         let mut train = source(Split::Train, default_augment(preprocessing))?;
@@ -102,7 +107,7 @@ impl<'a> Workshop<'a> {
 
     /// Trains an arm, or goes on with it where it was interrupted.
     pub(super) fn train(&self, arm: &Arm) -> anyhow::Result<Trained> {
-        let run = self.directory.join(slug(&arm.name));
+        let run = self.directory.join(self.folder(arm));
         eprintln!("{}: training in {}", arm.name, run.display());
         let resume = prepare(&run, arm)?;
         let job = Job {
@@ -122,8 +127,16 @@ impl<'a> Workshop<'a> {
                 Ok(Trained::Finished { weights: Box::new(weights), epochs: accuracies(&run.join("metrics.jsonl"))? })
             }
             Ok(Outcome::Stopped { checkpoint }) => bail!("stopped; saved {}; the same command goes on from there", checkpoint.display()),
-            Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step }),
+            Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step, epochs: accuracies(&run.join("metrics.jsonl"))? }),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where an arm is trained; one that builds on the model's weights is another with other weights.
+    fn folder(&self, arm: &Arm) -> String {
+        match arm.from_model || arm.taught_by_model {
+            true => slug(&format!("{} {}", arm.name, &self.lab.model.card.weights_sha256[..8])),
+            false => slug(&arm.name),
         }
     }
 

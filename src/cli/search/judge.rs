@@ -9,9 +9,10 @@ use crate::cli::calibration::Recalibration;
 use crate::cli::evaluate::evaluate;
 use crate::data::{Augment, ImageSet, PatchSet, Source, calibration_indices};
 use crate::evaluate::Tally;
+use crate::files::sha256;
 use crate::onnx::Input;
 use crate::runtime::{Network, Runtime, measure_latency_ms};
-use crate::search::{Score, Scored, pareto_front};
+use crate::search::{Budget, Score, Scored, pareto_front};
 use crate::space::Child;
 
 /// Images in a batch of the evaluation.
@@ -21,6 +22,8 @@ const BATCH: usize = 64;
 pub(super) struct Selection {
     batches: Vec<PatchSet>,
     pub(super) labels: Vec<i64>,
+    /// SHA-256 of images and labels.
+    pub(super) sha256: String,
 }
 
 impl Selection {
@@ -35,8 +38,10 @@ impl Selection {
             }
         }
         ensure!(!patches.is_empty(), "there is no readable image to select on");
-        let batches = patches.chunks(BATCH).map(PatchSet::from_patches).collect::<Result<_, _>>()?;
-        Ok(Self { batches, labels })
+        let batches: Vec<PatchSet> = patches.chunks(BATCH).map(PatchSet::from_patches).collect::<Result<_, _>>()?;
+        let bytes: Vec<u8> =
+            batches.iter().flat_map(|batch| &batch.data).copied().chain(labels.iter().flat_map(|l| l.to_le_bytes())).collect();
+        Ok(Self { batches, labels, sha256: sha256(&bytes) })
     }
 }
 
@@ -71,7 +76,7 @@ impl Judge<'_> {
 
     /// Measures the front on the test images, prints it, and leaves out what the test shows to be beaten. Returns those that
     /// are left, with their statistics.
-    pub(super) fn test(&self, front: &[Scored], test: ImageSet) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>)> {
+    pub(super) fn test(&self, front: &[Scored], test: ImageSet, budgets: &[Budget]) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>)> {
         let preprocessing = self.model.card.preprocessing.clone();
         let source = Arc::new(Source { images: test, preprocessing, augment: Augment::NONE });
         println!("{:>16} {:>10} {:>6} {:>12} {:>8}", "child", "MMACs", "px", "selection %", "test %");
@@ -85,7 +90,8 @@ impl Judge<'_> {
             println!("{:>16} {mmacs:>10.2} {:>6} {selected:>12.2} {measured:>8.2}", child.id(), child.resolution());
             tested.push(Scored { score: Score { accuracy, ..scored.score }, ..scored.clone() });
         }
-        let front = pareto_front(tested);
+        let (space, classes) = (&self.model.card.space, self.model.card.labels.len());
+        let front = pareto_front(space, classes, tested, budgets);
         statistics.retain(|stats| front.iter().any(|scored| scored.child.id() == stats.child()));
         Ok((front, statistics))
     }

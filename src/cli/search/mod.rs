@@ -14,7 +14,8 @@ use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, open_images, progress_bar};
 use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
 use crate::data::{ImageSet, Split};
-use crate::search::{Budget, Grid, Header, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets};
+use crate::runtime::device_and_runtime;
+use crate::search::{Budget, Grid, Header, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets, unmet};
 use judge::{Judge, Selection};
 
 /// Arguments of `bignas search`.
@@ -48,6 +49,9 @@ struct SearchArgs {
     /// The data set: IDX files, CIFAR-10's binary batches, or folders `test/CLASS/*` and `train/CLASS/*`
     #[arg(long, value_name = "DIR", required = true)]
     data: Option<PathBuf>,
+    /// Image files that cannot be read and are skipped, at most; each is named in the log
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    max_corrupt: usize,
     /// Name of the data set, as the family will say where its accuracies come from
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
@@ -117,13 +121,21 @@ impl SearchArgs {
         let (directory, data) = (self.model.clone().context("--model is missing")?, self.data.clone().context("--data is missing")?);
         let mut model = Model::open(&directory)?;
         let (space, classes) = (model.card.space.clone(), model.card.labels.len());
-        let test = open_images(&model.card, &data, Split::Test)?;
+        let test = open_images(&model.card, &data, Split::Test, self.max_corrupt)?;
         let settings = self.settings(&model)?;
         let runtime = self.runtime.load()?;
         let recalibration = self.calibration.load(&model)?;
         let selection = self.selection(&model, &data)?;
-        let mut results = self.results(&model, &settings, recalibration.identity()?, selection.labels.len())?;
         let measures_latency = settings.budgets.iter().any(|budget| budget.latency_ms.is_some());
+        let header = Header {
+            weights_sha256: model.card.weights_sha256.clone(),
+            calibration: recalibration.identity()?,
+            selection: (self.select_on.name().to_owned(), selection.labels.len(), selection.sha256.clone()),
+            preprocessing: model.card.preprocessing.clone(),
+            device: measures_latency.then(|| device_and_runtime(&runtime, 1)),
+            settings: settings.clone(),
+        };
+        let mut results = self.results(&model, &header)?;
         let judge =
             Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
         let mut known = results.scores.clone();
@@ -145,10 +157,14 @@ impl SearchArgs {
             }
         };
         let front = select(&space, classes, &scored, &settings.budgets);
+        for budget in unmet(&space, classes, &scored, &settings.budgets) {
+            println!("no child keeps the budget {}", serde_json::to_string(budget)?);
+        }
+        ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
         let dataset = self.dataset.clone().unwrap_or_else(|| model.card.name.clone());
         let source = AccuracySource { dataset, split: "test".into(), images: test.len(), kind: AccuracyKind::Measured };
-        let (tested, statistics) = judge.test(&front, test)?;
+        let (tested, statistics) = judge.test(&front, test, &settings.budgets)?;
         let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
         let provenance = serde_json::json!({
             "settings": settings,
@@ -186,15 +202,13 @@ impl SearchArgs {
             SelectOn::Train => Split::Train,
             SelectOn::Test => Split::Test,
         };
-        let images: ImageSet = open_images(&model.card, data, split)?;
+        let images: ImageSet = open_images(&model.card, data, split, self.max_corrupt)?;
         Selection::draw(model, &images, self.images as usize, self.seed)
     }
 
-    fn results(&self, model: &Model, settings: &SearchSettings, calibration: (String, usize), images: usize) -> anyhow::Result<Results> {
+    fn results(&self, model: &Model, header: &Header) -> anyhow::Result<Results> {
         let path = self.results.clone().unwrap_or_else(|| model.directory().join("search.jsonl"));
-        let selection = (self.select_on.name().to_owned(), images, self.seed);
-        let header = Header { weights_sha256: model.card.weights_sha256.clone(), calibration, selection, settings: settings.clone() };
-        let results = Results::open(&path, &header)?;
+        let results = Results::open(&path, header)?;
         if !results.scores.is_empty() {
             println!("going on from {} children in {}", results.scores.len(), path.display());
         }

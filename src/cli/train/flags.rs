@@ -22,7 +22,7 @@ pub(in crate::cli) struct SettingsFlags {
     /// Learning rate for a batch of 256 images; it is scaled to the batch
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Constant ending: the learning rate never falls below this fraction of its highest
+    /// Constant ending: the learning rate never falls below this fraction of its highest; with --schedule cosine or linear 0, if not given
     #[arg(long)]
     floor: Option<f64>,
     /// How the learning rate decays
@@ -93,6 +93,9 @@ impl SettingsFlags {
             Some(Shape::Cosine) => settings.schedule.shape = Decay::Cosine,
             Some(Shape::Linear) => settings.schedule.shape = Decay::Linear,
             None => {}
+        }
+        if matches!(self.schedule, Some(Shape::Cosine | Shape::Linear)) && self.floor.is_none() {
+            settings.schedule.floor = 0.0;
         }
         match self.optimiser {
             Some(Rule::Rmsprop) => settings.optimiser.kind = OptimiserKind::RmsProp,

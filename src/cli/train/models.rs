@@ -54,15 +54,31 @@ impl Models {
         Ok(())
     }
 
-    /// Which children are trained.
-    pub(super) fn roster(&self, flags: &ModelFlags, space: &SearchSpace) -> anyhow::Result<Roster> {
-        let Some(name) = &flags.child else { return Ok(Roster::Space) };
+    /// Checks that the models tell the same classes apart, in the same order, as the images do.
+    pub(super) fn check_classes(&self, classes: &[String]) -> anyhow::Result<()> {
+        for model in self.start.iter().chain(&self.teacher) {
+            ensure!(
+                model.card.labels == classes,
+                "{} tells {} classes apart, {}…, and the images {}, {}…: they must be the same, in the same order (--labels names them)",
+                model.directory().display(),
+                model.card.labels.len(),
+                model.card.labels.first().map_or("", String::as_str),
+                classes.len(),
+                classes.first().map_or("", String::as_str),
+            );
+        }
+        Ok(())
+    }
+
+    /// Which children are trained, where the flags say so.
+    pub(super) fn roster(&self, flags: &ModelFlags, space: &SearchSpace) -> anyhow::Result<Option<Roster>> {
+        let Some(name) = &flags.child else { return Ok(None) };
         let child = match (self.start.as_ref().or(self.teacher.as_ref()), name.as_str()) {
             (Some(model), name) => find_child(model, name)?,
             (None, name @ ("smallest" | "biggest")) => extreme(space, name),
             (None, path) => read_child(space, Path::new(path))?,
         };
         let choices = child.choices().clone();
-        Ok(if flags.with_biggest { Roster::BiggestAnd(choices) } else { Roster::Child(choices) })
+        Ok(Some(if flags.with_biggest { Roster::BiggestAnd(choices) } else { Roster::Child(choices) }))
     }
 }
