@@ -251,6 +251,26 @@ fn image_files_are_found_at_any_depth_and_sorted() {
 }
 
 #[test]
+fn what_is_held_out_is_seen_by_nobody_else() {
+    let dir = folder_dir();
+    let open = || ImageSet::open(dir.path(), Split::Train, options()).expect("opens");
+    let pixels = |set: &ImageSet| (0..set.len()).map(|index| set.pixels(index).expect("decodes").data).collect::<Vec<_>>();
+    let all = pixels(&open());
+    let mut choices = Vec::new();
+    for seed in 0..4 {
+        let (rest, held) = (pixels(&open().without_held_out(2, seed)), pixels(&open().held_out(2, seed)));
+        assert_eq!((rest.len(), held.len()), (all.len() - 2, 2), "seed {seed}");
+        let mut together = [rest, held.clone()].concat();
+        let mut expected = all.clone();
+        (together.sort(), expected.sort());
+        assert_eq!(together, expected, "seed {seed}: no image is lost, and none is in both");
+        choices.push(held);
+    }
+    choices.dedup();
+    assert!(choices.len() > 1, "the seed decides");
+}
+
+#[test]
 fn corrupt_files_are_skipped_up_to_the_limit() {
     let dir = folder_dir();
     for name in ["train/apple/1.png", "train/pear/2.png"] {

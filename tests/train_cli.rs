@@ -51,7 +51,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
     write_images(&here.join("images"));
 
     let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--name", "stripes", "--epochs", "6"];
-    let shape = ["--batch-size", "12", "--calibration-images", "64", "--no-flip"];
+    let shape = ["--batch-size", "10", "--hold-out", "8", "--calibration-images", "64", "--no-flip"];
     let mut training = bignas(here, &[&start[..], &shape].concat());
     let mut training = training.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut said = BufReader::new(training.stderr.take().expect("piped")).lines().map_while(Result::ok);
@@ -151,6 +151,8 @@ fn search(here: &Path) -> Model {
     }
     run(&["--results", "all.jsonl"]);
     assert_eq!(family(), expected);
+    let text = run(&["--select-on", "held-out", "--results", "held-out.jsonl"]);
+    assert!(text.contains(" children on 8 images"), "as many as were held out: {text}");
 
     let other = bignas(here, &[&search[..], &budgets, &["--mutations", "3"]].concat()).output().expect("runs");
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
@@ -267,6 +269,10 @@ fn a_run_goes_on_as_what_it_was_begun() {
     succeed(train(&["--settings", "settings.json", "--seed", "7", "--child", "smallest"]));
     assert_eq!((&told()["seed"], &told()["batch_size"]), (&7.into(), &12.into()), "a flag goes before the file");
     assert!(told()["roster"]["child"].is_object(), "{}", told());
+
+    let search = ["search", "--model", "model", "--data", "images", "--select-on", "held-out"];
+    let error = bignas(here, &search).output().expect("runs").stderr;
+    assert!(String::from_utf8_lossy(&error).contains("was trained on all images: train with --hold-out"));
 
     for (flags, said) in [
         (["--space", "cifar10"], "--space is not what run was begun with"),

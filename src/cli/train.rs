@@ -103,6 +103,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let options =
             DataOptions { class_names: what.classes.clone(), max_corrupt: args.max_corrupt, ..DataOptions::new(&what.preprocessing) };
         let images = ImageSet::open(&args.data, split, options)?;
+        let images = match (split, what.settings.held_out) {
+            (Split::Train, held_out @ 1..) => images.without_held_out(held_out, what.settings.seed),
+            _ => images,
+        };
         Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
     };
     let validation = source(Split::Test, &Augment::NONE)?;

@@ -1,6 +1,6 @@
 //! Labelled images, wherever they come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +11,9 @@ use super::folder::{self, ImageFile};
 use super::idx::{self, IdxImages};
 use super::patch_set::calibration_indices;
 use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
+
+/// Draws what is held out apart from everything else that is drawn under the same seed.
+const HELD_OUT: u64 = 0x4e1d_0a7;
 
 /// Part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +159,25 @@ impl ImageSet {
     pub fn sample(mut self, count: usize, seed: u64) -> Self {
         let chosen = calibration_indices(self.len(), count, seed).into_iter().filter_map(|index| self.place(index)).collect();
         self.chosen = Some(chosen);
+        self
+    }
+
+    /// The images without a seeded choice of `count` that is held out of training.
+    #[must_use]
+    pub fn without_held_out(self, count: usize, seed: u64) -> Self {
+        self.held_out_or_not(count, seed, false)
+    }
+
+    /// What [`Self::without_held_out`] leaves out.
+    #[must_use]
+    pub fn held_out(self, count: usize, seed: u64) -> Self {
+        self.held_out_or_not(count, seed, true)
+    }
+
+    fn held_out_or_not(mut self, count: usize, seed: u64, held_out: bool) -> Self {
+        let drawn: BTreeSet<usize> = calibration_indices(self.len(), count, seed ^ HELD_OUT).into_iter().collect();
+        let kept = (0..self.len()).filter(|index| drawn.contains(index) == held_out).filter_map(|index| self.place(index)).collect();
+        self.chosen = Some(kept);
         self
     }
 

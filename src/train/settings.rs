@@ -19,6 +19,9 @@ pub struct TrainSettings {
     pub batch_size: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// Training images that are drawn under the seed and never trained on, to select children on later.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held_out: usize,
     /// Which children are trained.
     #[serde(default, skip_serializing_if = "Roster::is_space")]
     pub roster: Roster,
@@ -45,6 +48,11 @@ pub struct TrainSettings {
     pub schedule: Schedule,
     /// The optimiser.
     pub optimiser: OptimiserSettings,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Which children a run trains.
@@ -85,6 +93,7 @@ impl Default for TrainSettings {
             epochs: 8,
             batch_size: 128,
             seed: 0,
+            held_out: 0,
             roster: Roster::Space,
             sandwich: true,
             random_children: 2,

@@ -311,6 +311,7 @@ impl RunState {
 fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result<(), TrainError> {
     let checks = [
         ("seed", expected.settings.seed == saved.settings.seed),
+        ("held-out part (--hold-out)", expected.settings.held_out == saved.settings.held_out),
         ("batch size", expected.settings.batch_size == saved.settings.batch_size),
         ("search space", expected.space == saved.space),
         ("preprocessing", expected.preprocessing == saved.preprocessing),

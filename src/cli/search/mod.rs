@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 
 use super::calibration::CalibrationArgs;
@@ -68,7 +68,7 @@ struct SearchArgs {
     /// Mutations evaluated for each budget
     #[arg(long, default_value_t = 12)]
     mutations: u16,
-    /// Which images children are selected on: the training set's, as in the paper, or a held-out part
+    /// Which images children are selected on
     #[arg(long, value_enum, default_value_t = SelectOn::Train)]
     select_on: SelectOn,
     /// How many images children are selected on
@@ -94,8 +94,10 @@ struct SearchArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SelectOn {
-    /// Training images
+    /// Training images, as in the paper
     Train,
+    /// Those that training left out (`bignas train --hold-out`)
+    HeldOut,
     /// Test images: what the family then says of them is a little too good
     Test,
 }
@@ -199,10 +201,16 @@ impl SearchArgs {
 
     fn selection(&self, model: &Model, data: &std::path::Path) -> anyhow::Result<Selection> {
         let split = match self.select_on {
-            SelectOn::Train => Split::Train,
+            SelectOn::Train | SelectOn::HeldOut => Split::Train,
             SelectOn::Test => Split::Test,
         };
         let images: ImageSet = open_images(&model.card, data, split, self.max_corrupt)?;
+        let told = |name| model.card.training.as_ref()?.get("settings")?.get(name)?.as_u64();
+        let images = match (self.select_on, told("held_out"), told("seed")) {
+            (SelectOn::HeldOut, Some(count), Some(seed)) => images.held_out(count as usize, seed),
+            (SelectOn::HeldOut, ..) => bail!("{} was trained on all images: train with --hold-out, or select on others", model.card.name),
+            _ => images,
+        };
         Selection::draw(model, &images, self.images as usize, self.seed)
     }
 
@@ -220,6 +228,7 @@ impl SelectOn {
     fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
+            Self::HeldOut => "held-out",
             Self::Test => "test",
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct AugmentFlags {
 /// Where AutoAugment's policy comes from.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SearchedOn {
+    /// No policy, where a run that had one goes on
+    None,
     /// AutoAugment's policy for ImageNet
     #[value(name = "imagenet")]
     ImageNet,
@@ -41,15 +43,14 @@ pub(in crate::cli) fn default_augment(preprocessing: &Preprocessing) -> Augment 
 impl AugmentFlags {
     /// `base` with what the flags say; where a run is resumed, what they do not say stays.
     pub(super) fn change(&self, base: Augment) -> Result<Augment, AugmentError> {
-        let policy = self.auto_augment.map(|searched_on| match searched_on {
-            SearchedOn::ImageNet => Policy::ImageNet,
-            SearchedOn::Cifar10 => Policy::Cifar10,
-        });
-        let augment = Augment {
-            crop: self.pad.map_or(base.crop, |pad| RandomCrop::Pad { pad }),
-            flip: base.flip && !self.no_flip,
-            auto_augment: policy.or(base.auto_augment),
+        let auto_augment = match self.auto_augment {
+            Some(SearchedOn::None) => None,
+            Some(SearchedOn::ImageNet) => Some(Policy::ImageNet),
+            Some(SearchedOn::Cifar10) => Some(Policy::Cifar10),
+            None => base.auto_augment,
         };
+        let augment =
+            Augment { crop: self.pad.map_or(base.crop, |pad| RandomCrop::Pad { pad }), flip: base.flip && !self.no_flip, auto_augment };
         augment.validate()?;
         Ok(augment)
     }
@@ -73,12 +74,13 @@ mod tests {
         let still = Augment { crop: RandomCrop::Centre, flip: false, auto_augment: Some(Policy::Cifar10) };
         let searched = |policy, base: &Augment| Augment { auto_augment: Some(policy), ..base.clone() };
         let flags = |given: &[&str]| Command::try_parse_from([&["train"], given].concat()).map(|command| command.flags);
-        let cases: [(&[&str], &Augment, Augment); 7] = [
+        let cases: [(&[&str], &Augment, Augment); 8] = [
             (&[], &shifted, shifted.clone()),
             (&[], &still, still.clone()),
             (&["--pad", "1"], &still, Augment { crop: RandomCrop::Pad { pad: 1 }, ..still.clone() }),
             (&["--no-flip"], &shifted, Augment { flip: false, ..shifted.clone() }),
             (&["--auto-augment", "cifar10"], &shifted, searched(Policy::Cifar10, &shifted)),
+            (&["--auto-augment", "none"], &still, Augment { auto_augment: None, ..still.clone() }),
             (&["--auto-augment", "imagenet"], &still, searched(Policy::ImageNet, &still)),
             (&["--no-flip", "--auto-augment", "cifar10"], &shifted, Augment { flip: false, ..searched(Policy::Cifar10, &shifted) }),
         ];

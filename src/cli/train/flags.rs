@@ -41,6 +41,9 @@ pub(in crate::cli) struct SettingsFlags {
     /// costs much of the time
     #[arg(long, value_name = "EPOCHS")]
     label_epochs: Option<u64>,
+    /// Training images that are never trained on, drawn under the seed, for `bignas search --select-on held-out`
+    #[arg(long, value_name = "IMAGES")]
+    hold_out: Option<usize>,
     /// Switch a technique off, to see what it is worth
     #[arg(long, value_enum, num_args = 1.., value_name = "TECHNIQUE")]
     without: Vec<Technique>,
@@ -64,7 +67,7 @@ enum Rule {
     Sgd,
 }
 
-/// What the paper adds to plain training of shared weights; constant ending is `--floor`.
+/// What the paper adds to plain training of shared weights, and what it takes from EfficientNet. Augmentation has flags of its own.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Technique {
     /// The smallest and the biggest child at every step; without it nobody distils either
@@ -75,6 +78,14 @@ enum Technique {
     ZeroGamma,
     /// Weight decay and dropout for the biggest child only
     RegulariseBiggest,
+    /// The learning rate ends at a floor, as with `--floor 0`
+    ConstantEnding,
+    /// The learning rate begins at zero
+    WarmUp,
+    /// A share of every label goes to the other classes
+    LabelSmoothing,
+    /// Large weights are drawn towards zero
+    WeightDecay,
 }
 
 impl SettingsFlags {
@@ -87,6 +98,7 @@ impl SettingsFlags {
         settings.schedule.floor = self.floor.unwrap_or(settings.schedule.floor);
         settings.label_epochs = self.label_epochs.unwrap_or(settings.label_epochs);
         settings.average = self.average.or(settings.average);
+        settings.held_out = self.hold_out.unwrap_or(settings.held_out);
         settings.random_children = self.random_children.unwrap_or(settings.random_children);
         match self.schedule {
             Some(Shape::Exponential) => settings.schedule.shape = Decay::Exponential,
@@ -108,6 +120,10 @@ impl SettingsFlags {
                 Technique::Distillation => settings.distillation = false,
                 Technique::ZeroGamma => settings.zero_gamma = false,
                 Technique::RegulariseBiggest => settings.regularise = Regularise::Everyone,
+                Technique::ConstantEnding => settings.schedule.floor = 0.0,
+                Technique::WarmUp => settings.schedule.warmup_epochs = 0.0,
+                Technique::LabelSmoothing => settings.label_smoothing = 0.0,
+                Technique::WeightDecay => settings.optimiser.weight_decay = 0.0,
             }
         }
         settings.validate()?;
