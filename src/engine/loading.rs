@@ -100,14 +100,15 @@ impl Engine {
         }
     }
 
-    /// Begins to load what of `children`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest in any
-    /// case, the others where they push nobody out.
+    /// Begins to load what of `children`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest where
+    /// it leaves half of the memory to others, the rest where they push nobody out.
     pub(super) fn begin_loads(&self, children: &[ChildId]) {
-        let (mut bytes, _) = self.inner.cache.usage();
+        let ((mut bytes, _), limit) = (self.inner.cache.usage(), self.inner.options.memory_limit_bytes);
         for (place, &id) in children.iter().rev().enumerate().filter(|(_, id)| self.inner.on_disk_only(**id)) {
             let Some(known) = self.inner.registry.get(id) else { continue };
-            bytes += self.inner.expected_bytes(&known);
-            if place == 0 || bytes <= self.inner.options.memory_limit_bytes {
+            let needed = self.inner.expected_bytes(&known);
+            bytes += needed;
+            if bytes <= limit || (place == 0 && 2 * needed <= limit) {
                 self.begin_load(id);
             }
         }
