@@ -13,7 +13,7 @@ use super::patch_set::calibration_indices;
 use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
 
 /// Draws what is held out apart from everything else that is drawn under the same seed.
-const HELD_OUT: u64 = 0x4e1d_0a7;
+const HELD_OUT: u64 = 0x04e1_d0a7;
 
 /// Part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
