@@ -209,7 +209,7 @@ def panics(args, report):
     failures = [at for at, status in outcomes if status != 200]
     recovery = max((min((later - at for later, status in outcomes if later > at and status == 200), default=60) for at in failures), default=0)
     lost = len(failures) - counted
-    # Before the first panic, and after the last but one.
+    # The first seconds, and those after the last panic but one.
     before, after = (sum(first < at - begin <= first + 4 for at, status in outcomes if status == 200) for first in (0.5, 55.5))
     report.add("panics: requests lost beyond their own batch", lost, "0", counted > 5 and lost == 0, panics=counted, answers=len(outcomes))
     report.add("panics: recovery, s", recovery, "< 0.5", recovery < 0.5)

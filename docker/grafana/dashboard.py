@@ -107,7 +107,7 @@ ROWS = {
             {"unit": "percentunit", "steps": [(None, "red"), (0.95, "green")]},
         ),
         (
-            "Predicted time over measured",
+            "Measured time of a run over what it took",
             {
                 **quantiles("bignas_prediction_ratio", shares=[0.1, 0.5, 0.9]),
                 "median of 15 minutes, {{instance}}": f"bignas:prediction_ratio:median15m{{{HERE}}}",

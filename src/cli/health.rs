@@ -15,6 +15,9 @@ pub(super) struct Args {
     /// Its port, where no URL is given
     #[arg(long, env = "BIGNAS_PORT", default_value_t = 8080)]
     port: u16,
+    /// Its port for probes, asked instead where it has one: it answers however many clients there are
+    #[arg(long, env = "BIGNAS_PROBE_PORT", value_name = "PORT")]
+    probe_port: Option<u16>,
     /// Ask whether it is ready to answer, not only whether it is alive
     #[arg(long)]
     ready: bool,
@@ -24,7 +27,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let target = args.url.clone().map_or_else(|| format!("http://127.0.0.1:{}", args.port).parse(), Ok)?;
+    let target = args.url.clone().map_or_else(|| format!("http://127.0.0.1:{}", args.probe_port.unwrap_or(args.port)).parse(), Ok)?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let limit = Duration::from_millis(args.timeout_ms);
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 
 use self::augment::{AugmentFlags, default_augment};
 use self::flags::SettingsFlags;
-use self::models::{ModelFlags, Models};
+use self::models::{ModelFlags, Models, folders};
 use super::common::draw_calibration;
 use super::init::{default_crop, read_space};
 use crate::checkpoint::{Draft, Model};
@@ -136,10 +136,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
             };
             // A small data set does not fill the usual batch.
             let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
+            // What the classes are called to a person, where their folders have other names.
+            let named = models.start.as_ref().map(|model| &model.card).filter(|card| card.class_folders.is_some());
             let draft = Draft {
                 name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
-                labels: images.classes().to_vec(),
-                class_folders: None,
+                labels: named.map_or_else(|| images.classes().to_vec(), |card| card.labels.clone()),
+                class_folders: named.and_then(|card| card.class_folders.clone()),
                 preprocessing,
                 space: what.space,
                 calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),
@@ -206,7 +208,7 @@ impl What {
         let roster = models.roster(&args.models, &space)?.unwrap_or_else(|| told.roster.clone());
         let classes = args.labels.as_deref().map(read_lines).transpose()?;
         Ok(Self {
-            classes: classes.or_else(|| started.map(|card| card.labels.clone())),
+            classes: classes.or_else(|| started.map(|card| folders(card).to_vec())),
             settings: TrainSettings { roster, seed: args.seed.unwrap_or(told.seed), ..told },
             space,
             preprocessing,

@@ -85,7 +85,7 @@ impl Engine {
         if !best_is_there {
             self.begin_load(best);
         }
-        self.begin_loads(smaller);
+        self.begin_loads(best, smaller);
         if let Some(deadline) = deadline.filter(|_| !best_is_there) {
             if !choices.is_empty() {
                 self.inner.metrics.child_source.with_label_values(&["memory"]).inc();

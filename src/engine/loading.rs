@@ -22,6 +22,9 @@ const MMACS_PER_MS: f64 = 15.0;
 /// What a load ends in; `None` while it goes on.
 type Outcome = Option<Result<(Arc<LoadedChild>, Source), BuildError>>;
 
+/// Nothing is loaded ahead while so many children wait for the builder.
+const LOADS_AHEAD: usize = 2;
+
 /// Weight of the newest load in what loads take.
 const NEWEST: f64 = 0.3;
 
@@ -100,15 +103,20 @@ impl Engine {
         }
     }
 
-    /// Begins to load what of `children`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest where
-    /// it leaves half of the memory to others, the rest where they push nobody out.
-    pub(super) fn begin_loads(&self, children: &[ChildId]) {
-        let ((mut bytes, _), limit) = (self.inner.cache.usage(), self.inner.options.memory_limit_bytes);
-        for (place, &id) in children.iter().rev().enumerate().filter(|(_, id)| self.inner.on_disk_only(**id)) {
-            let Some(known) = self.inner.registry.get(id) else { continue };
-            let needed = self.inner.expected_bytes(&known);
+    /// Begins to load what of `smaller`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest where it
+    /// fits beside `best`, the rest where they push nobody out. Only a few at a time, since nobody waits for them.
+    pub(super) fn begin_loads(&self, best: ChildId, smaller: &[ChildId]) {
+        let limit = self.inner.options.memory_limit_bytes;
+        let needed = |id| self.inner.registry.get(id).map(|known| self.inner.expected_bytes(&known));
+        let best_needs = needed(best).unwrap_or(0);
+        let mut bytes = self.inner.cache.usage().0 + if self.inner.cache.contains(best) { 0 } else { best_needs };
+        for (place, &id) in smaller.iter().rev().enumerate().filter(|(_, id)| self.inner.on_disk_only(**id)) {
+            if self.inner.builders.waiting() >= LOADS_AHEAD {
+                return;
+            }
+            let Some(needed) = needed(id) else { continue };
             bytes += needed;
-            if bytes <= limit || (place == 0 && 2 * needed <= limit) {
+            if bytes <= limit || (place == 0 && best_needs + needed <= limit) {
                 self.begin_load(id);
             }
         }
@@ -181,19 +189,18 @@ impl Inner {
             let pace = self.paces.of(child.id(), || self.profile(child));
             let loaded = LoadedChild::new(&self.builder, Arc::clone(child), built, pace);
             self.builder.record("load", begin.elapsed());
+            if loaded.is_err() {
+                self.metrics.builds.with_label_values(&["error"]).inc();
+            }
             loaded.map(|loaded| (Arc::new(loaded), source)).map_err(|error| (error, source))
         };
-        let loaded = load(self.builder.get(child)?).or_else(|(error, source)| {
+        load(self.builder.get(child)?).or_else(|(error, source)| {
             if source == Source::Built {
                 return Err(error);
             }
             tracing::warn!(child = %child.id(), %error, "what was built before cannot be loaded; building anew");
             load(self.builder.build_anew(child)?).map_err(|(error, _)| error)
-        });
-        if loaded.is_err() {
-            self.metrics.builds.with_label_values(&["error"]).inc();
-        }
-        loaded
+        })
     }
 
     /// What a child takes in memory, before it is there: a graph is hardly more than its weights.

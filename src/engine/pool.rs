@@ -174,7 +174,7 @@ impl State {
     fn busy(&self, now: Instant, asking: Option<usize>) -> Busy {
         let left = self.ends.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
         let idle = self.ends.iter().take(self.runs).enumerate().filter(|(worker, end)| end.is_none() && Some(*worker) != asking).count();
-        Busy { left, idle }
+        Busy { left, idle, running: self.ends.iter().flatten().count() }
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Busy {
     pub left: Duration,
     /// Workers with nothing to do, whoever asks not counted.
     pub idle: usize,
+    /// Workers that run something, be it longer than predicted.
+    pub running: usize,
 }
 
 impl<C: Clone + PartialEq, T> Queue<C, T> {
@@ -181,7 +183,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     /// smallest that it allows. Where nothing else waits or runs, there is nobody to spare time for.
     fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
-        let alone = self.waiting.len() == 1 && busy.left.is_zero();
+        let alone = self.waiting.len() == 1 && busy.running == 0;
         let in_time = |child: &&C| {
             let own = request.prepare + costs.predict(child, request.images);
             if alone {

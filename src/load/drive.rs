@@ -119,6 +119,9 @@ async fn closed(
         windows.0.push(in_window(&all, window, index, |outcome| outcome.due + outcome.latency));
     }
     over.store(true, Ordering::Relaxed);
+    // The server is left without any of them.
+    drop(outcomes);
+    while collected.recv().await.is_some() {}
     (all, windows)
 }
 

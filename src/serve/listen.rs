@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +28,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// A request's head is at most this long.
 const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// How long accepting goes on at most when it should end, where more and more connections wait.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// Connections for probes and scrapes at most.
 const PROBE_CONNECTIONS: u64 = 64;
@@ -160,7 +163,10 @@ impl Connections {
 
     /// Accepts what waits in the system's queue already: it would be cut off with the listener.
     async fn accept_waiting(&self, listener: &TcpListener) {
-        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+        let end = Instant::now() + LAST_ACCEPTS;
+        while Instant::now() < end
+            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+        {
             let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await else { return };
             self.serve(stream, slot);
         }

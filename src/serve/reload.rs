@@ -88,9 +88,8 @@ impl Server {
         let opened = tokio::task::spawn_blocking(move || opener()).await.map_err(ApiError::internal)?;
         let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;
         self.set_successor(Some(engine.clone()));
-        let warmed = warm(&engine).await;
-        self.set_successor(None);
-        if let Err(error) = warmed {
+        if let Err(error) = warm(&engine).await {
+            self.set_successor(None);
             // Its threads end before it is gone, which takes a while.
             tokio::task::spawn_blocking(move || drop(engine));
             self.state().engine.publish();
@@ -99,6 +98,7 @@ impl Server {
         let old = self.state();
         let new = old.with(engine);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        self.set_successor(None);
         new.engine.publish();
         tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
         tokio::spawn(retire(old));

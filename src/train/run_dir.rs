@@ -100,12 +100,8 @@ impl RunDirectory {
     pub fn create(path: &Path) -> Result<Self, TrainError> {
         let run = Self { path: path.to_owned() };
         fs::create_dir_all(run.checkpoints()).map_err(|source| io(&run.checkpoints(), source))?;
-        if run.latest()?.is_some() {
+        if run.metrics().exists() || run.latest()?.is_some() {
             return Err(TrainError::Exists { path: path.to_owned() });
-        }
-        // One that ended before its first checkpoint leaves nothing to go on from.
-        if run.metrics().exists() {
-            fs::remove_file(run.metrics()).map_err(|source| io(&run.metrics(), source))?;
         }
         Ok(run)
     }

@@ -101,7 +101,6 @@ fn a_named_child_answers_itself() {
     }
 }
 
-/// One picture in many kinds of file: what a person sees is the same, so the answer is nearly the same too.
 #[test]
 fn a_smaller_child_that_keeps_a_deadline_names_the_better_one() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
@@ -129,6 +128,7 @@ fn accuracy_of(server: &Server, id: &str) -> f64 {
     server.get(&format!("/children/{id}")).json()["accuracy"].as_f64().unwrap()
 }
 
+/// One picture in many kinds of file: what a person sees is the same, so the answer is nearly the same too.
 #[test]
 fn unusual_files_are_seen_as_a_person_sees_them() {
     let (_model, server) = server();

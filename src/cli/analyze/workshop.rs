@@ -94,6 +94,10 @@ impl<'a> Workshop<'a> {
         let preprocessing = &lab.model.card.preprocessing;
         let source = |split, augment| -> anyhow::Result<Source> {
             let images = open_images(&lab.model.card, &args.common.data, split, 0)?;
+            let images = match (split, settings.held_out) {
+                (Split::Train, held_out @ 1..) => images.without_held_out(held_out, settings.seed),
+                _ => images,
+            };
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
         let mut train = source(Split::Train, default_augment(preprocessing))?;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
+use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{BnStats, Model};
 use crate::cli::calibration::Recalibration;
 use crate::cli::evaluate::evaluate;
 use crate::data::{Augment, ImageSet, PatchSet, Source, calibration_indices};
 use crate::evaluate::Tally;
-use crate::files::sha256;
 use crate::onnx::Input;
 use crate::runtime::{Network, Runtime, measure_latency_ms};
 use crate::search::{Budget, Score, Scored, pareto_front};
@@ -39,9 +39,11 @@ impl Selection {
         }
         ensure!(!patches.is_empty(), "there is no readable image to select on");
         let batches: Vec<PatchSet> = patches.chunks(BATCH).map(PatchSet::from_patches).collect::<Result<_, _>>()?;
-        let bytes: Vec<u8> =
-            batches.iter().flat_map(|batch| &batch.data).copied().chain(labels.iter().flat_map(|l| l.to_le_bytes())).collect();
-        Ok(Self { batches, labels, sha256: sha256(&bytes) })
+        let mut hash = Sha256::new();
+        batches.iter().for_each(|batch| hash.update(&batch.data));
+        labels.iter().for_each(|label| hash.update(label.to_le_bytes()));
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { batches, labels, sha256 })
     }
 }
 
@@ -75,8 +77,8 @@ impl Judge<'_> {
     }
 
     /// Measures the front on the test images, prints it, and leaves out what the test shows to be beaten. Returns those that
-    /// are left, with their statistics.
-    pub(super) fn test(&self, front: &[Scored], test: ImageSet, budgets: &[Budget]) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>)> {
+    /// are left, with their statistics, and how many images they were measured on.
+    pub(super) fn test(&self, front: &[Scored], test: ImageSet, budgets: &[Budget]) -> anyhow::Result<(Vec<Scored>, Vec<BnStats>, usize)> {
         let preprocessing = self.model.card.preprocessing.clone();
         let source = Arc::new(Source { images: test, preprocessing, augment: Augment::NONE });
         println!("{:>16} {:>10} {:>6} {:>12} {:>8}", "child", "MMACs", "px", "selection %", "test %");
@@ -93,6 +95,7 @@ impl Judge<'_> {
         let (space, classes) = (&self.model.card.space, self.model.card.labels.len());
         let front = pareto_front(space, classes, tested, budgets);
         statistics.retain(|stats| front.iter().any(|scored| scored.child.id() == stats.child()));
-        Ok((front, statistics))
+        let images = source.images.len() - source.images.skipped().len();
+        Ok((front, statistics, images))
     }
 }

@@ -165,8 +165,8 @@ impl SearchArgs {
         ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
         let dataset = self.dataset.clone().unwrap_or_else(|| model.card.name.clone());
-        let source = AccuracySource { dataset, split: "test".into(), images: test.len(), kind: AccuracyKind::Measured };
-        let (tested, statistics) = judge.test(&front, test, &settings.budgets)?;
+        let (tested, statistics, images) = judge.test(&front, test, &settings.budgets)?;
+        let source = AccuracySource { dataset, split: "test".into(), images, kind: AccuracyKind::Measured };
         let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
         let provenance = serde_json::json!({
             "settings": settings,

@@ -78,7 +78,7 @@ enum Technique {
     ZeroGamma,
     /// Weight decay and dropout for the biggest child only
     RegulariseBiggest,
-    /// The learning rate ends at a floor, as with `--floor 0`
+    /// The learning rate ends at a floor; without it, it falls to the end, as with `--floor 0`
     ConstantEnding,
     /// The learning rate begins at zero
     WarmUp,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 
-use crate::checkpoint::Model;
+use crate::checkpoint::{Model, ModelCard};
 use crate::cli::common::{extreme, find_child, read_child};
 use crate::space::SearchSpace;
 use crate::train::Roster;
@@ -25,6 +25,11 @@ pub(super) struct ModelFlags {
     /// Train the biggest child beside it, in the same weights, as its teacher
     #[arg(long, requires = "child")]
     with_biggest: bool,
+}
+
+/// What the classes of a model are called in image data sets.
+pub(super) fn folders(card: &ModelCard) -> &[String] {
+    card.class_folders.as_ref().unwrap_or(&card.labels)
 }
 
 /// The models that the flags name.
@@ -57,12 +62,13 @@ impl Models {
     /// Checks that the models tell the same classes apart, in the same order, as the images do.
     pub(super) fn check_classes(&self, classes: &[String]) -> anyhow::Result<()> {
         for model in self.start.iter().chain(&self.teacher) {
+            let names = folders(&model.card);
             ensure!(
-                model.card.labels == classes,
+                names == classes,
                 "{} tells {} classes apart, {}…, and the images {}, {}…: they must be the same, in the same order (--labels names them)",
                 model.directory().display(),
-                model.card.labels.len(),
-                model.card.labels.first().map_or("", String::as_str),
+                names.len(),
+                names.first().map_or("", String::as_str),
                 classes.len(),
                 classes.first().map_or("", String::as_str),
             );

@@ -14,7 +14,8 @@ use crate::runtime::Stop;
 impl Shared {
     /// Decodes the images of all requests, runs the network over them, and answers each.
     pub(super) fn answer(&self, worker: usize, run: Run<Choice, Ask>) {
-        let Run { child, requests, .. } = run;
+        let Run { child, requests, predicted } = run;
+        let predicted = predicted.saturating_sub(requests.iter().map(|request| request.prepare).sum());
         let started = Instant::now();
         let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
         if requests.is_empty() {
@@ -28,8 +29,10 @@ impl Shared {
             Err(ClassifyError::WorkerLost)
         });
         let decode = decoded - started;
+        if let Ok((logits, took)) = &ran {
+            self.learn(&child, patches.len(), predicted, *took, logits.is_ok());
+        }
         let (logits, inference) = ran.unwrap_or_else(|error| (Err(error), Duration::ZERO));
-        self.learn(&child, patches.len(), inference, logits.is_ok());
         // Before anyone hears of it: whoever asks next must not find this worker busy.
         self.lock().ends[worker] = None;
         let id = child.loaded.id();
@@ -70,8 +73,8 @@ impl Shared {
     }
 
     /// Takes note of how long a run took, beside what was predicted.
-    fn learn(&self, child: &Choice, images: usize, took: Duration, complete: bool) {
-        let (metrics, predicted) = (&self.resources.metrics, child.loaded.pace.predict(images));
+    fn learn(&self, child: &Choice, images: usize, predicted: Duration, took: Duration, complete: bool) {
+        let metrics = &self.resources.metrics;
         metrics.predicted_run_seconds.observe(predicted.as_secs_f64());
         // A run that was stopped took at least this long: that is news where it was already late.
         if complete || took > predicted {

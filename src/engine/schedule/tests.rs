@@ -63,7 +63,7 @@ fn an_idle_server_spares_no_time_for_others() {
             let request = Waiting { images: 1, prepare: ms(0), choices: ALL.to_vec(), deadline, better_by, payload };
             bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
         }
-        let busy = Busy { left: ms(running_ms), idle: 1 };
+        let busy = Busy { left: ms(running_ms), idle: 1, running: usize::from(running_ms > 0) };
         let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
         assert_eq!(run.child, child, "after {after_ms} ms, {running_ms} ms of work running, {behind} behind");
     }
@@ -108,7 +108,7 @@ fn hopeless_requests_are_refused_at_once() {
     let mut two = Bench::new(2, 1_000);
     two.push('a', &[10], 16).unwrap();
     two.push('b', &[10], 16).unwrap();
-    let running = Busy { left: ms(20), idle: 0 };
+    let running = Busy { left: ms(20), idle: 0, running: 2 };
     let deadline = two.start + ms(10);
     let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline, better_by: deadline, payload: 'c' };
     assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
@@ -222,7 +222,7 @@ fn better_children_leave_time_to_spare() {
             bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
         }
         // With nobody behind it, something else runs: otherwise there would be nobody to spare time for.
-        let busy = Busy { left: ms(if behind == 0 { 1 } else { 0 }), idle: 1 };
+        let busy = Busy { running: usize::from(behind == 0), idle: 1, ..Busy::default() };
         let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
         assert_eq!(run.child, child, "after {after_ms} ms, {behind} behind");
     }
