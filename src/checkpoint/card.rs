@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::model::ModelError;
+use crate::data::Augment;
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
 
@@ -74,6 +75,13 @@ pub struct ShippedStatistics {
 }
 
 impl ModelCard {
+    /// How training changed its images at random, as far as the card says.
+    #[must_use]
+    pub fn augment(&self) -> Augment {
+        let told = self.training.as_ref().and_then(|training| training.get("augment"));
+        told.and_then(|augment| serde_json::from_value(augment.clone()).ok()).unwrap_or(Augment::NONE)
+    }
+
     pub(super) fn check(&self, path: &Path) -> Result<(), ModelError> {
         let path = path.to_owned();
         let problem = |problem: String| Err(ModelError::Card { path: path.clone(), problem });

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::common::progress_bar;
 use crate::calibrate::{Batches, Calibrator};
-use crate::checkpoint::Model;
-use crate::data::{CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
+use crate::checkpoint::{Model, ModelCard};
+use crate::data::{Augment, CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
 use crate::deploy::{Deployed, Statistics, deploy};
 use crate::image::{DecodeLimits, Preprocessing, decode};
 use crate::onnx::Input;
@@ -52,7 +52,7 @@ impl CalibrationArgs {
     pub(super) fn load(&self, model: &Model) -> anyhow::Result<Recalibration> {
         let own = model.card.calibration.as_ref().map(|calibration| calibration.batch);
         let images = match &self.calibration {
-            Some(path) => Some(self.sampling.read(path, &model.card.preprocessing)?),
+            Some(path) => Some(self.sampling.read(path, &model.card.preprocessing, &model.card.augment())?),
             None => model.calibration_images()?,
         };
         let batches = Batches::of(self.sampling.batch().or(own).unwrap_or(BATCH));
@@ -65,8 +65,8 @@ impl CalibrationArgs {
     }
 
     /// The images that the command line names, if any, and the size of their batches.
-    pub(super) fn given(&self, preprocessing: &Preprocessing) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
-        let draft = self.calibration.as_ref().map(|path| self.sampling.draft(path, preprocessing)).transpose()?;
+    pub(super) fn given(&self, card: &ModelCard) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
+        let draft = self.calibration.as_ref().map(|path| self.sampling.draft(path, &card.preprocessing, &card.augment())).transpose()?;
         Ok(draft.map(|(images, batch, _)| (images, batch)))
     }
 }
@@ -124,8 +124,13 @@ impl Sampling {
     }
 
     /// Images, the size of their batches, and the seed of the draw.
-    pub(super) fn draft(&self, path: &Path, preprocessing: &Preprocessing) -> anyhow::Result<(CalibrationSet, usize, u64)> {
-        let images = self.read(path, preprocessing)?;
+    pub(super) fn draft(
+        &self,
+        path: &Path,
+        preprocessing: &Preprocessing,
+        augment: &Augment,
+    ) -> anyhow::Result<(CalibrationSet, usize, u64)> {
+        let images = self.read(path, preprocessing, augment)?;
         let batch = self.batch().unwrap_or(BATCH.min(images.count()));
         ensure!(
             batch <= images.count(),
@@ -136,9 +141,9 @@ impl Sampling {
     }
 
     /// Reads a file as it is, or draws from a folder.
-    fn read(&self, path: &Path, preprocessing: &Preprocessing) -> anyhow::Result<CalibrationSet> {
+    fn read(&self, path: &Path, preprocessing: &Preprocessing, augment: &Augment) -> anyhow::Result<CalibrationSet> {
         if path.is_dir() {
-            return Ok(self.draw(path, preprocessing)?.into());
+            return Ok(self.draw(path, preprocessing, augment)?.into());
         }
         let images = CalibrationSet::read(path)?;
         let [_, channels, height, width] = images.shape();
@@ -151,8 +156,9 @@ impl Sampling {
         Ok(images)
     }
 
-    /// Draws images from a folder of any size, by the seed and the sorted paths alone, and cuts them as the model does.
-    fn draw(&self, folder: &Path, preprocessing: &Preprocessing) -> anyhow::Result<PatchSet> {
+    /// Draws images from a folder of any size, by the seed and the sorted paths alone, and cuts and changes them as the model's training
+    /// did.
+    fn draw(&self, folder: &Path, preprocessing: &Preprocessing, augment: &Augment) -> anyhow::Result<PatchSet> {
         let files = image_files(folder)?;
         let wanted = calibration_indices(files.len(), self.calibration_images as usize, self.calibration_seed);
         let bar = progress_bar(wanted.len(), "reading calibration images");
@@ -162,7 +168,7 @@ impl Sampling {
             let path = &files[*index];
             let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
             match decode(&bytes, &DecodeLimits::default(), preprocessing.channels(), preprocessing.background) {
-                Ok(pixels) => patches.push(pixels.centre_crop(preprocessing)?),
+                Ok(pixels) => patches.push(augment.calibration_patch(&pixels, preprocessing, self.calibration_seed, *index)?),
                 Err(source) => unreadable.push(DataError::Decode { path: path.clone(), source }),
             }
             bar.inc(1);

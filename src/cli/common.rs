@@ -47,18 +47,13 @@ pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split, max_corrup
     Ok(ImageSet::open(dir, split, options)?)
 }
 
-/// Draws `count` training images for recalibration and crops them; unreadable ones are left out.
+/// Draws `count` training images for recalibration and changes them as training does; unreadable ones are left out.
 #[cfg(feature = "train")]
-pub(super) fn draw_calibration(
-    images: &ImageSet,
-    preprocessing: &crate::image::Preprocessing,
-    count: usize,
-    seed: u64,
-) -> anyhow::Result<crate::data::PatchSet> {
+pub(super) fn draw_calibration(source: &crate::data::Source, count: usize, seed: u64) -> anyhow::Result<crate::data::PatchSet> {
     let mut patches = Vec::with_capacity(count);
-    for index in crate::data::calibration_indices(images.len(), count, seed) {
-        if let Some(pixels) = images.pixels_or_skip(index)? {
-            patches.push(pixels.centre_crop(preprocessing)?);
+    for index in crate::data::calibration_indices(source.images.len(), count, seed) {
+        if let Some(pixels) = source.images.pixels_or_skip(index)? {
+            patches.push(source.augment.calibration_patch(&pixels, &source.preprocessing, seed, index)?);
         }
     }
     Ok(crate::data::PatchSet::from_patches(&patches)?)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::calibration::Sampling;
+use crate::data::Augment;
 use crate::import::{Source, read_weights, write_model};
 
 /// Arguments of `bignas import`.
@@ -42,7 +43,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     };
     let weights = read_weights(&args.checkpoint)?;
     println!("{}: all tensors of the {} supernet, of the right shapes", args.checkpoint.display(), source.name());
-    let calibration = args.sampling.draft(&args.calibration, &source.preprocessing())?;
+    let calibration = args.sampling.draft(&args.calibration, &source.preprocessing(), &Augment::NONE)?;
     let (images, batch) = (calibration.0.count(), calibration.1);
     let model = write_model(&args.output, source, &args.checkpoint, weights, calibration)?;
     let (directory, children) = (args.output.display(), model.family.members.len());

@@ -20,7 +20,7 @@ use crate::serve::{AppState, ServeOptions, Server, Sockets, announcement, hangup
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model's directory
-    #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR", default_value = "models/fashion-mnist")]
+    #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR", default_value = "models/cifar10")]
     model: PathBuf,
     #[command(flatten)]
     http: ServeOptions,
@@ -72,6 +72,6 @@ fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationA
     tracing::info!(device = %runtime.device(), runtime = runtime.build_info(), "networks run here");
     // Where a link is turned to another directory, what was opened stays what it was.
     let model = Model::open(&model.canonicalize().unwrap_or_else(|_| model.to_owned()))?;
-    let calibration = calibration.given(&model.card.preprocessing)?;
+    let calibration = calibration.given(&model.card)?;
     Ok(Engine::start(model, runtime, metrics, options, calibration)?)
 }

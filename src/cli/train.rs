@@ -132,7 +132,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             let (images, preprocessing) = (&job.train.images, what.preprocessing.clone());
             let calibration = match args.calibration_images {
                 0 => None,
-                count => Some(draw_calibration(images, &preprocessing, count as usize, what.settings.seed)?),
+                count => Some(draw_calibration(&job.train, count as usize, what.settings.seed)?),
             };
             // A small data set does not fill the usual batch.
             let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
@@ -199,7 +199,10 @@ impl What {
         };
         let preprocessing = match &args.preprocessing {
             Some(path) => read_json(path)?,
-            None => started.map_or_else(|| default_preprocessing(&space), |card| card.preprocessing.clone()),
+            None => match started {
+                Some(card) => card.preprocessing.clone(),
+                None => default_preprocessing(&space, &args.data)?,
+            },
         };
         preprocessing.validate()?;
         let augment = args.augment.change(default_augment(&preprocessing))?;
@@ -235,12 +238,21 @@ fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> 
     Ok(())
 }
 
-/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour; the crop by the space's resolutions.
-fn default_preprocessing(space: &SearchSpace) -> Preprocessing {
+/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour. Small images are taken whole, as far as the space's
+/// resolutions reach: what is cut off is seen by no child.
+fn default_preprocessing(space: &SearchSpace, data: &Path) -> Result<Preprocessing> {
     let (mean, std) =
         if space.input_channels == 1 { (vec![0.286], vec![0.353]) } else { (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]) };
     let (resize, crop) = default_crop(space);
-    Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] }
+    let mut preprocessing = Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
+    if resize.is_none() {
+        let images = ImageSet::open(data, Split::Train, DataOptions::new(&preprocessing))?;
+        let first = images.pixels(0)?;
+        let fits = |resolution: &&usize| **resolution <= first.width.min(first.height) as usize;
+        let resolutions = &space.training_resolutions;
+        preprocessing.crop = resolutions.iter().filter(fits).max().or(resolutions.iter().min()).map_or(crop, |&side| side as u32);
+    }
+    Ok(preprocessing)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

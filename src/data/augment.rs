@@ -4,6 +4,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use super::auto_augment::Policy;
+use super::rng::{Purpose, rng};
 use crate::image::{Patch, Pixels, Preprocessing, Region, ShapeError};
 
 /// How often a random region is drawn before the centre is taken.
@@ -82,6 +83,18 @@ impl Augment {
             RandomCrop::Pad { .. } => Ok(()),
             RandomCrop::Resized { scale, ratio } => rising("scale", scale, 1.0).and_then(|()| rising("ratio", ratio, 100.0)),
         }
+    }
+
+    /// Image `index` as recalibration wants it: changed at random as in training, each time the same under one seed.
+    ///
+    /// Batch norms must be measured on what they were trained on. A black edge that every random crop has, for one, is all that some
+    /// channels tell: measured on images without, their variance is next to nothing, and what they say is noise.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError`] if the pixels' bytes do not fit their sizes.
+    pub fn calibration_patch(&self, pixels: &Pixels, preprocessing: &Preprocessing, seed: u64, index: usize) -> Result<Patch, ShapeError> {
+        self.apply(pixels, preprocessing, &mut rng(Purpose::Calibration, seed, 1, index as u64))
     }
 
     /// A patch of `preprocessing.crop` pixels a side. What is drawn depends on nothing but the state of `rng`.
@@ -173,6 +186,19 @@ mod tests {
 
     fn patch(channels: usize) -> Patch {
         Patch { size: 3, channels, data: (1..=9 * channels as u8).collect() }
+    }
+
+    #[test]
+    fn recalibration_sees_what_training_does_each_time_the_same() {
+        let pixels = Pixels { width: 8, height: 8, channels: 1, data: (1..=64).collect() };
+        let augment = Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None };
+        let at = |augment: &Augment, seed, index| augment.calibration_patch(&pixels, &preprocessing(8), seed, index).unwrap();
+        assert_eq!(at(&augment, 3, 5), at(&augment, 3, 5));
+        let drawn: Vec<Patch> = (0..20).map(|index| at(&augment, 3, index)).collect();
+        let edges = drawn.iter().filter(|patch| patch.data.contains(&0)).count();
+        assert!(edges > 15 && drawn.windows(2).any(|pair| pair[0] != pair[1]), "{edges} of 20 have a black edge");
+        assert!((0..20).any(|index| at(&augment, 4, index) != drawn[index]), "the seed decides");
+        assert_eq!(at(&Augment::NONE, 3, 5), pixels.centre_crop(&preprocessing(8)).unwrap());
     }
 
     #[test]

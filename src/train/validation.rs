@@ -96,12 +96,12 @@ pub(super) fn batches(all: &Torch) -> impl Iterator<Item = Torch> {
     (0..count).step_by(BATCH).map(move |start| all.i(start..count.min(start + BATCH as i64)))
 }
 
-/// Normalised centre crops `[N, C, S, S]` and labels `[N]` of `count` images.
+/// Normalised patches `[N, C, S, S]` and labels `[N]` of `count` images, changed at random as far as `source` says.
 fn patches(source: &Source, count: usize, seed: u64, device: Device) -> Result<(Torch, Torch), TrainError> {
     let (mut patches, mut labels) = (Vec::new(), Vec::new());
     for index in calibration_indices(source.images.len(), count, seed) {
         if let Some(pixels) = source.images.pixels_or_skip(index)? {
-            patches.push(pixels.centre_crop(&source.preprocessing).map_err(DataError::from)?);
+            patches.push(source.augment.calibration_patch(&pixels, &source.preprocessing, seed, index).map_err(DataError::from)?);
             labels.push(source.images.label(index).unwrap_or_default() as i64);
         }
     }

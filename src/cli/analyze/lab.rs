@@ -56,13 +56,13 @@ impl Lab {
     /// The first `count` of a seeded draw of training images: a smaller set is part of a larger one.
     pub(super) fn calibration(&self, count: usize) -> anyhow::Result<CalibrationSet> {
         ensure!(count <= self.train.len(), "{count} calibration images are more than the {} training images", self.train.len());
-        let mut patches: Vec<Patch> = Vec::with_capacity(count);
+        let (augment, mut patches): (Augment, Vec<Patch>) = (self.model.card.augment(), Vec::with_capacity(count));
         for index in calibration_indices(self.train.len(), self.train.len(), self.seed) {
             if patches.len() == count {
                 break;
             }
             if let Some(pixels) = self.train.pixels_or_skip(index)? {
-                patches.push(pixels.centre_crop(&self.model.card.preprocessing)?);
+                patches.push(augment.calibration_patch(&pixels, &self.model.card.preprocessing, self.seed, index)?);
             }
         }
         Ok(PatchSet::from_patches(&patches)?.into())
