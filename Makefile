@@ -1,7 +1,11 @@
 # What there is to run. Everything works from a fresh clone: `make` fetches what a target needs into
 # a cache that other clones reuse (scripts/fetch.py, pinned in native.json).
 
-MODEL ?= models/fashion-mnist
+ifndef MODEL
+MODEL := models/cifar10
+# Of the two shipped models, the one whose data set can be fetched.
+train search: MODEL := models/fashion-mnist
+endif
 PORT ?= 8080
 # The training run: its checkpoints and metrics, and the names of the classes.
 RUN ?= runs/fashion-mnist
@@ -32,7 +36,7 @@ onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export B
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: ## Serve a model on 127.0.0.1 (MODEL=models/fashion-mnist PORT=8080)
+serve: ## Serve a model on 127.0.0.1 (MODEL=models/cifar10 PORT=8080)
 	@$(onnxruntime) $(onnxruntime_web_if_possible) cargo build --release --locked && \
 	exec $(TARGET)/release/bignas serve --model "$(MODEL)" --port "$(PORT)"
 

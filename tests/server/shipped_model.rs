@@ -1,10 +1,12 @@
-//! The shipped model on the real test images: what the server answers, what `bignas evaluate` says, what the family claims.
+//! The shipped models: `fashion-mnist` on the real test images, what the server answers, what `bignas evaluate` says, what the family
+//! claims; `cifar10`, whose images nobody may ship, on the pictures that come with it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bignas::checkpoint::Model;
 use bignas::data::{DataOptions, ImageSet, Split};
+use bignas::space::{Child, Choices, Plan};
 use serde_json::Value;
 
 use super::harness::{Server, encode};
@@ -20,18 +22,19 @@ fn data() -> PathBuf {
     PathBuf::from(directory.expect("set BIGNAS_TEST_FASHION_MNIST to the folder that `make data` prints"))
 }
 
-fn model_directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fashion-mnist")
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
 }
 
 #[test]
 fn the_server_the_evaluation_and_the_family_agree() {
-    let model = Model::open(&model_directory()).unwrap();
+    let directory_of_model = shipped("fashion-mnist");
+    let model = Model::open(&directory_of_model).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let predictions = directory.path().join("predictions.json");
     let status = Command::new(env!("CARGO_BIN_EXE_bignas"))
         .args(["evaluate", "--model"])
-        .arg(model_directory())
+        .arg(&directory_of_model)
         .arg("--data")
         .arg(data())
         .arg("--predictions")
@@ -46,7 +49,7 @@ fn the_server_the_evaluation_and_the_family_agree() {
     assert_eq!(images.len(), 10_000);
     claims_hold(&model, &images, &predictions);
 
-    let server = Server::start(&model_directory(), &[]);
+    let server = Server::start(&directory_of_model, &[]);
     server.wait_until_ready();
     let budgets = ["?mflops=1", "?mflops=3", ""];
     for index in 0..SENT {
@@ -74,6 +77,47 @@ fn claims_hold(model: &Model, images: &ImageSet, predictions: &Value) {
     assert!(members.is_sorted_by(|a, b| a.accuracy < b.accuracy), "each child is more accurate than all cheaper ones");
     let (smallest, biggest) = (members[0].accuracy.unwrap(), members[members.len() - 1].accuracy.unwrap());
     assert!(smallest >= 0.87 && biggest >= 0.90, "smallest {smallest}, biggest {biggest}");
-    let macs = |index: usize| bignas::space::Plan::new(&model.card.space, &members[index].child, 10).cost().macs.total();
+    let macs = |index: usize| Plan::new(&model.card.space, &members[index].child, 10).cost().macs.total();
     assert!(macs(members.len() - 1) >= 10 * macs(0), "the biggest child has at least ten times the smallest's multiply-adds");
+}
+
+/// It ships statistics instead of images: a server without any serves its family, and says what other children need.
+#[test]
+fn a_model_without_images_serves_its_family() {
+    let directory = shipped("cifar10");
+    let model = Model::open(&directory).unwrap();
+    assert!(model.card.calibration.is_none() && model.statistics.len() == model.family.members.len());
+    let accuracies: Vec<f64> = model.family.members.iter().map(|member| member.accuracy.unwrap()).collect();
+    assert!(accuracies.len() >= 10 && accuracies.is_sorted_by(|a, b| a < b), "a front of at least ten: {accuracies:?}");
+    let mflops = |child: &Child| Plan::new(&model.card.space, child, 10).cost().macs.millions();
+    let range = [0, accuracies.len() - 1].map(|index| mflops(&model.family.members[index].child));
+    assert!(range[0] < 3.0 && range[1] > 15.0, "from about 2 to about 20 million multiply-adds: {range:?}");
+
+    let server = Server::start(&directory, &[]);
+    server.wait_until_ready();
+    assert_eq!(server.metric("bignas_child_builds_total{outcome=\"error\"}"), 0.0);
+    for example in &model.examples {
+        let file = std::fs::read(&example.path).unwrap();
+        for member in &model.family.members {
+            let answer = server.classify(&format!("?child={}&top_k=10", member.child.id()), &file).json();
+            let predictions = answer["predictions"].as_array().unwrap();
+            let sum: f64 = predictions.iter().map(|prediction| prediction["probability"].as_f64().unwrap()).sum();
+            assert!(predictions.len() == 10 && (sum - 1.0).abs() < 1e-5, "{}: {answer}", example.file);
+        }
+    }
+    // The one photograph among them; drawings are not what it was trained on.
+    let cat = std::fs::read(directory.join("examples/cat.jpg")).unwrap();
+    assert_eq!(server.classify("", &cat).json()["predictions"][0]["label"], "cat");
+
+    let space = &model.card.space;
+    let at = |&resolution: &usize| {
+        let choices = Choices { resolution, ..space.biggest().choices().clone() };
+        Child::new(space, choices).unwrap()
+    };
+    let known = |child: &Child| model.family.members.iter().any(|member| member.child.id() == child.id());
+    let stranger = space.resolutions.iter().map(at).find(|child| !known(child)).unwrap();
+    let stranger = serde_json::json!({ "choices": stranger.choices() });
+    let refused = server.post("/children", "application/json", stranger.to_string().as_bytes());
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (501, Some("no_calibration")), "{}", refused.text());
+    assert!(refused.json()["detail"].as_str().unwrap().contains("--calibration DIR"), "{}", refused.text());
 }
