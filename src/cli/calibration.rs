@@ -18,8 +18,9 @@ use crate::space::Child;
 /// Flags that choose other calibration images than the model's.
 #[derive(Debug, Args)]
 pub(super) struct CalibrationArgs {
-    /// Recalibrate on these images, not the model's own: a folder of images at any depth, or a safetensors file with one tensor
-    /// `images` [N, C, S, S] of the model's crop, uint8, or float32 if normalised already
+    /// Recalibrate on these images, not the model's own: a folder of images at any depth, which are cut and changed at random as in the
+    /// model's training, or a safetensors file with one tensor `images` [N, C, S, S] of the model's crop, uint8, or float32 if
+    /// normalised already
     #[arg(long, env = "BIGNAS_CALIBRATION", value_name = "DIR|FILE")]
     calibration: Option<PathBuf>,
     #[command(flatten)]

@@ -106,11 +106,17 @@ impl Engine {
     /// Begins to load what of `smaller`, best first, lies on disk alone, so that a busier time finds it in memory: the smallest where it
     /// fits beside `best`, the rest where they push nobody out. Only a few at a time, since nobody waits for them.
     pub(super) fn begin_loads(&self, best: ChildId, smaller: &[ChildId]) {
+        let ahead: Vec<(usize, ChildId)> =
+            smaller.iter().rev().copied().enumerate().filter(|(_, id)| self.inner.on_disk_only(*id)).collect();
+        // As a rule: this is asked at every request.
+        if ahead.is_empty() {
+            return;
+        }
         let limit = self.inner.options.memory_limit_bytes;
         let needed = |id| self.inner.registry.get(id).map(|known| self.inner.expected_bytes(&known));
         let best_needs = needed(best).unwrap_or(0);
         let mut bytes = self.inner.cache.usage().0 + if self.inner.cache.contains(best) { 0 } else { best_needs };
-        for (place, &id) in smaller.iter().rev().enumerate().filter(|(_, id)| self.inner.on_disk_only(**id)) {
+        for (place, id) in ahead {
             if self.inner.builders.waiting() >= LOADS_AHEAD {
                 return;
             }
