@@ -77,6 +77,8 @@ pub struct Metrics {
 
 /// Phases of a request that answers with a classification.
 pub const PHASES: [&str; 4] = ["decode", "resolve", "queue", "inference"];
+/// Why a request is refused for want of time or room.
+const SHED_REASONS: [&str; 4] = ["deadline", "queue", "builds", "bodies"];
 
 impl Metrics {
     /// Registers every metric; all that have a fixed set of labels start at zero.
@@ -91,7 +93,7 @@ impl Metrics {
             phase_seconds: histograms(r, "phase_seconds", "Time of each phase of a request.", "phase", &PHASES, buckets(16e-6, 20)?)?,
             queue_depth: gauge(r, "queue_depth", "Images that wait for a worker.")?,
             cancelled_images: counter(r, "cancelled_images_total", "Images that nobody waited for any more, queued or running.")?,
-            shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &["deadline", "queue", "builds"])?,
+            shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &SHED_REASONS)?,
             degraded: counter(r, "degraded_total", "Requests answered by a smaller child than an idle server would have taken.")?,
             predicted_run_seconds: single(r, "predicted_run_seconds", "Predicted time of each run.", buckets(16e-6, 20)?)?,
             // A quarter to four, by steps of a tenth.

@@ -150,6 +150,31 @@ fn a_body_above_the_limit_is_answered_even_to_a_client_that_sends_it_all() {
 }
 
 #[test]
+fn bodies_that_come_slowly_leave_room_to_others_or_are_refused() {
+    let server = Server::start(&["--bodies-limit-bytes", "5000"]);
+    let post = |length| format!("POST /classify HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let mut slow = server.connect();
+    slow.write_all((post(4001) + &"x".repeat(4000)).as_bytes()).unwrap();
+    server.wait_for_flight();
+    let large = post(1500) + &"x".repeat(1500);
+    let mut answer = String::new();
+    for _ in 0..1000 {
+        answer = server.exchange(&large);
+        // What is no image is refused for that, until the slow client's bytes have been read.
+        if status(&answer) != "400" {
+            break;
+        }
+    }
+    assert_eq!(status(&answer), "429", "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: 1") && answer.contains("more than 5000 bytes together"), "{answer}");
+    assert!(server.get("/metrics").contains(r#"bignas_shed_total{reason="bodies"} 1"#));
+    assert_eq!(status(&server.exchange(&(post(900) + &"x".repeat(900)))), "400", "smaller ones have room");
+    slow.write_all(b"x").unwrap();
+    assert_eq!(status(&read_to_close(&mut slow)), "400");
+    assert_eq!(status(&server.exchange(&large)), "400", "and then so do large ones");
+}
+
+#[test]
 fn a_refusal_leaves_the_connection_to_the_next_request() {
     let server = Server::start(&["--admin-key", "correct-horse", "--max-body-bytes", "5000"]);
     let cases = [("/children", "401"), ("/nothing", "404"), ("/metrics", "405"), ("/classify?child=x", "400")];

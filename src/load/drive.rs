@@ -1,11 +1,12 @@
 //! Sending a load, and collecting what comes back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use super::arrivals::Arrivals;
 use super::client::{ClientError, Connection, Path, Target};
@@ -92,37 +93,37 @@ async fn closed(
     most: u32,
     enough: impl Fn(&Windows) -> bool,
 ) -> (Vec<Outcome>, Windows) {
-    let (outcomes, mut collected) = mpsc::unbounded_channel();
     let (start, sent, over) = (Instant::now(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    // Looked at once a window: to wake someone for every answer would take time from the server beside.
+    let outcomes = Arc::new(StdMutex::new(Vec::new()));
+    let mut senders = JoinSet::new();
     for _ in 0..connections {
-        let (load, sent, over, outcomes) = (load.clone(), Arc::clone(&sent), Arc::clone(&over), outcomes.clone());
-        tokio::spawn(async move {
+        let (load, sent, over, outcomes) = (load.clone(), Arc::clone(&sent), Arc::clone(&over), Arc::clone(&outcomes));
+        senders.spawn(async move {
             let mut connection = None;
             while !over.load(Ordering::Relaxed) {
                 let number = sent.fetch_add(1, Ordering::Relaxed);
                 let outcome = send(&load, &mut connection, number, start, start.elapsed()).await;
                 let failed = outcome.reply.is_none();
-                let _ = outcomes.send(outcome);
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
                 if failed {
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
             }
         });
     }
-    let (mut all, mut windows) = (Vec::new(), Windows::default());
+    let mut windows = Windows::default();
     while !enough(&windows) && windows.0.len() < most as usize {
         let index = windows.0.len() as u32;
-        let end = start + window * (index + 1);
-        while let Ok(Some(outcome)) = tokio::time::timeout_at(end.into(), collected.recv()).await {
-            all.push(outcome);
-        }
-        windows.0.push(in_window(&all, window, index, |outcome| outcome.due + outcome.latency));
+        tokio::time::sleep_until((start + window * (index + 1)).into()).await;
+        let outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.0.push(in_window(&outcomes, window, index, |outcome| outcome.due + outcome.latency));
     }
     over.store(true, Ordering::Relaxed);
     // The server is left without any of them.
-    drop(outcomes);
-    while collected.recv().await.is_some() {}
-    (all, windows)
+    while senders.join_next().await.is_some() {}
+    let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+    (outcomes, windows)
 }
 
 async fn open(load: &Load, arrivals: Arrivals, connections: usize, length: Duration) -> Vec<Outcome> {

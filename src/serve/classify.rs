@@ -71,7 +71,11 @@ pub(super) const ADDED: &str = "added";
 )]
 pub(super) async fn classify(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let span = request.extensions().get::<RequestSpan>().cloned();
-    let request = request::read(request, &state.body_limits).await?;
+    let (request, _share) = request::read(request, &state.body_limits).await.inspect_err(|error| {
+        if error.code() == Code::Overloaded {
+            state.engine.metrics().shed.with_label_values(&["bodies"]).inc();
+        }
+    })?;
     let (begin, begin_time) = (Instant::now(), SystemTime::now());
     let classes = state.engine.card().labels.len();
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;

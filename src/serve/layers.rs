@@ -1,5 +1,5 @@
 //! What happens around every request, from the outside in: the rest of its body is read off (`leftover`); its id, span and line in
-//! the log (`trace`); metrics; panics become problem documents, and so do errors that have none; a deadline.
+//! the log (`trace`); metrics; errors without a problem document get one; a deadline; panics become problem documents.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::http::header::{ALLOW, CONTENT_TYPE};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 
 use super::error::{ApiError, Code, PROBLEM_JSON, foreign};
@@ -26,17 +27,27 @@ pub(super) const STATUS_CLASSES: [&str; 4] = ["2xx", "4xx", "5xx", ABORTED];
 /// The end of a request whose client has left.
 const ABORTED: &str = "aborted";
 
-/// Puts all layers around `router`.
+/// Puts all of them around `router`.
+///
+/// They are one layer but for the panics: the framework copies all that lies inside a layer, at every request.
 pub(super) fn apply(router: Router, metrics: Arc<Metrics>, timeout: Duration) -> Router {
-    router
-        .layer(from_fn_with_state(timeout, deadline))
-        // Bodies are limited where they are read.
-        .layer(DefaultBodyLimit::disable())
-        .layer(CatchPanicLayer::custom(OnPanic(Arc::clone(&metrics))))
-        .layer(from_fn(only_problems))
-        .layer(from_fn_with_state(metrics, measure))
-        .layer(from_fn(trace))
-        .layer(from_fn(leftover::discard))
+    let catch_panics = CatchPanicLayer::custom(OnPanic(Arc::clone(&metrics)));
+    router.layer(ServiceBuilder::new().layer(from_fn_with_state(Around { metrics, timeout }, around)).layer(catch_panics))
+}
+
+/// What the layers need.
+#[derive(Clone)]
+struct Around {
+    metrics: Arc<Metrics>,
+    timeout: Duration,
+}
+
+async fn around(State(Around { metrics, timeout }): State<Around>, request: Request, next: Next) -> Response {
+    let in_time = |request| deadline(timeout, next.run(request));
+    let described = |request| only_problems(request, in_time);
+    let measured = |request| measure(metrics, request, described);
+    let traced = |request| trace(request, measured);
+    leftover::discard(request, traced).await
 }
 
 /// The answer to a request for what is not there.
@@ -50,10 +61,10 @@ pub(super) async fn method_not_allowed() -> ApiError {
 }
 
 /// Counts and times the request under its route.
-async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+async fn measure<F: Future<Output = Response>>(metrics: Arc<Metrics>, request: Request, next: impl FnOnce(Request) -> F) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut flight = Flight::new(metrics, route);
-    let response = next.run(request).await;
+    let response = next(request).await;
     flight.land(&response);
     response
 }
@@ -102,9 +113,9 @@ impl Drop for Flight {
 }
 
 /// Replaces the framework's own errors by problem documents.
-async fn only_problems(request: Request, next: Next) -> Response {
+async fn only_problems<F: Future<Output = Response>>(request: Request, next: impl FnOnce(Request) -> F) -> Response {
     let is_head = request.method() == Method::HEAD;
-    let mut response = next.run(request).await;
+    let mut response = next(request).await;
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     if is_error && response.headers().get(CONTENT_TYPE) != Some(&PROBLEM_JSON) {
@@ -119,13 +130,13 @@ async fn only_problems(request: Request, next: Next) -> Response {
 }
 
 /// Ends a request that takes too long; what it queued is withdrawn.
-async fn deadline(State(timeout): State<Duration>, request: Request, next: Next) -> Response {
+async fn deadline(timeout: Duration, answering: impl Future<Output = Response>) -> Response {
     let late = |_| {
         let seconds = timeout.as_secs_f64();
         let detail = format!("no answer within {seconds} s; a child that is being built goes on, so ask again later");
         ApiError::new(Code::Timeout, detail).into_response()
     };
-    tokio::time::timeout(timeout, next.run(request)).await.unwrap_or_else(late)
+    tokio::time::timeout(timeout, answering).await.unwrap_or_else(late)
 }
 
 /// Turns a panic into a problem document.

@@ -13,7 +13,6 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::header::{CONNECTION, EXPECT};
-use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
@@ -22,14 +21,14 @@ use hyper::body::{Frame, SizeHint};
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Answers after the request's body has come in, whether anyone wanted it or not.
-pub(super) async fn discard(request: Request, next: Next) -> Response {
+pub(super) async fn discard<F: Future<Output = Response>>(request: Request, next: impl FnOnce(Request) -> F) -> Response {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        return next(request).await;
     }
     let asks_for_leave = request.headers().contains_key(EXPECT);
     let rest = Rest::default();
     let watch = |body| Body::new(Watched { body, begun: false, rest: rest.clone() });
-    let mut response = next.run(request.map(watch)).await;
+    let mut response = next(request.map(watch)).await;
     let Some(Leftover { body, begun }) = rest.take() else { return response };
     // To begin reading would tell a client that waits for leave to go ahead.
     let is_held_back = asks_for_leave && !begun;

@@ -11,6 +11,7 @@
 
 mod ask;
 mod auth;
+mod body;
 mod browser_runtime;
 mod children;
 mod classify;
@@ -58,7 +59,7 @@ pub use wire::{
 
 use crate::engine::Engine;
 use auth::Access;
-use request::BodyLimits;
+use body::BodyLimits;
 
 /// Graphs under way to clients at a time: each is in memory as a whole until its client has it. Further ones wait.
 const DOWNLOADS: usize = 16;

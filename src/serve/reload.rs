@@ -26,19 +26,22 @@ pub type Opener = Arc<dyn Fn() -> Result<Engine, Box<dyn Error + Send + Sync>> +
 
 /// A server whose model can be replaced; clones share everything.
 #[derive(Clone)]
-pub struct Server {
-    current: Arc<RwLock<AppState>>,
+pub struct Server(Arc<Serving>);
+
+/// See [`Server`].
+struct Serving {
+    current: RwLock<AppState>,
     opener: Option<Opener>,
     /// Held while a model is being replaced.
-    replacing: Arc<Mutex<()>>,
+    replacing: Mutex<()>,
     /// What is being warmed up to replace it.
-    successor: Arc<RwLock<Option<Engine>>>,
+    successor: RwLock<Option<Engine>>,
 }
 
 /// A server of one model for good.
 impl From<AppState> for Server {
     fn from(state: AppState) -> Self {
-        Self { current: Arc::new(RwLock::new(state)), opener: None, replacing: Arc::default(), successor: Arc::default() }
+        Self::with(state, None)
     }
 }
 
@@ -53,13 +56,17 @@ impl Server {
     /// A server that begins with `state`; `opener` opens what replaces it.
     #[must_use]
     pub fn new(state: AppState, opener: Opener) -> Self {
-        Self { opener: Some(opener), ..state.into() }
+        Self::with(state, Some(opener))
+    }
+
+    fn with(state: AppState, opener: Option<Opener>) -> Self {
+        Self(Arc::new(Serving { current: RwLock::new(state), opener, replacing: Mutex::default(), successor: RwLock::default() }))
     }
 
     /// What serves at the moment.
     #[must_use]
     pub fn state(&self) -> AppState {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces the model, and returns what serves from then on.
@@ -80,8 +87,8 @@ impl Server {
     }
 
     async fn replace(&self) -> Result<AppState, ApiError> {
-        let opener = self.opener.clone().ok_or_else(|| ApiError::new(Code::ReloadRefused, "this server has one model for good"))?;
-        let Ok(_alone) = self.replacing.try_lock() else {
+        let opener = self.0.opener.clone().ok_or_else(|| ApiError::new(Code::ReloadRefused, "this server has one model for good"))?;
+        let Ok(_alone) = self.0.replacing.try_lock() else {
             return Err(ApiError::new(Code::ReloadRefused, "a model is being replaced already; ask again when that is done"));
         };
         let begin = Instant::now();
@@ -97,7 +104,7 @@ impl Server {
         }
         let old = self.state();
         let new = old.with(engine);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
         self.set_successor(None);
         new.engine.publish();
         tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
@@ -106,12 +113,12 @@ impl Server {
     }
 
     fn set_successor(&self, engine: Option<Engine>) {
-        *self.successor.write().unwrap_or_else(PoisonError::into_inner) = engine;
+        *self.0.successor.write().unwrap_or_else(PoisonError::into_inner) = engine;
     }
 
     /// As [`Engine::stop`], also of a model that was to replace the one that serves.
     pub fn stop(&self, limit: Duration) {
-        let successor = self.successor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let successor = self.0.successor.read().unwrap_or_else(PoisonError::into_inner).clone();
         successor.iter().chain([&self.state().engine]).for_each(|engine| engine.stop(limit));
     }
 }

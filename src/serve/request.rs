@@ -1,12 +1,8 @@
 //! The body of a classification: an image as it is, a form, or JSON.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::time::Duration;
-
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{FromRequest, Multipart, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -14,6 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::DeserializeOwned;
 
 use super::ask::{Ask, Fields};
+use super::body::{self, BodyLimits, Share};
 use super::error::{ApiError, Code};
 use super::wire::ClassifyJson;
 use crate::image::{ACCEPTED_CONTENT_TYPES, accepts_content_type};
@@ -25,14 +22,6 @@ const BASE64: GeneralPurpose =
 /// Longer JSON is parsed, and its images decoded from base64, off the asynchronous threads: at about 1 GB/s, this takes 100 µs.
 const QUICK_JSON_BYTES: usize = 100 << 10;
 
-/// How much one body may bring, and how long it may take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BodyLimits {
-    pub(super) bytes: usize,
-    pub(super) images: usize,
-    pub(super) timeout: Duration,
-}
-
 /// A classification as the client sent it; the images are not decoded yet.
 #[derive(Debug)]
 pub(super) struct ClassifyRequest {
@@ -41,15 +30,15 @@ pub(super) struct ClassifyRequest {
     pub(super) ask: Ask,
 }
 
-/// Reads and parses a request.
+/// Reads and parses a request. Its body counts as long as the [`Share`] that comes beside it lives.
 ///
 /// # Errors
 /// A problem for everything that is not one or more images and at most one well-formed budget.
-pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<ClassifyRequest, ApiError> {
+pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(ClassifyRequest, Share), ApiError> {
     let query = Fields::from_query(request.uri().query())?;
     let kind = Kind::of(request.headers())?;
     let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body, limits).await?;
+    let (bytes, share) = body::read(&parts.headers, body, limits).await?;
     if bytes.is_empty() {
         return Err(ApiError::new(Code::EmptyBody, "send the bytes of an image, a form with a file named `image`, or JSON"));
     }
@@ -59,7 +48,12 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<Classi
             tokio::task::spawn_blocking(move || from_json(&bytes)).await.map_err(ApiError::internal)??
         }
         Kind::Json => from_json(&bytes)?,
-        Kind::Form => from_form(Request::from_parts(parts, Body::from(bytes)), limits.images).await?,
+        Kind::Form => {
+            let mut request = Request::from_parts(parts, Body::from(bytes));
+            // The body has met its own limit.
+            DefaultBodyLimit::disable().apply(&mut request);
+            from_form(request, limits.images).await?
+        }
     };
     if images.is_empty() {
         return Err(invalid("the request has no image; name the field `image`"));
@@ -67,7 +61,7 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<Classi
     if images.len() > limits.images {
         return Err(too_many(limits.images));
     }
-    Ok(ClassifyRequest { images, ask: query.merge(fields)?.check()? })
+    Ok((ClassifyRequest { images, ask: query.merge(fields)?.check()? }, share))
 }
 
 /// Reads JSON into `T`.
@@ -79,7 +73,7 @@ pub(super) async fn read_json<T: DeserializeOwned>(request: Request, limits: &Bo
         return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON, with the header Content-Type: application/json"));
     }
     let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body, limits).await?;
+    let (bytes, _share) = body::read(&parts.headers, body, limits).await?;
     if bytes.is_empty() {
         return Err(ApiError::new(Code::EmptyBody, "send JSON"));
     }
@@ -118,46 +112,6 @@ impl Kind {
 /// A header as text; what is not text is as good as an unknown value.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or("?"))
-}
-
-/// The whole body, up to the limits of size and time.
-async fn read_body(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<Bytes, ApiError> {
-    let declared = text(headers, CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limits.bytes as u64) {
-        return Err(too_large(limits.bytes));
-    }
-    let reading = collect(body, declared.unwrap_or(0) as usize, limits.bytes);
-    let timed_out = |_| {
-        let seconds = limits.timeout.as_secs_f64();
-        ApiError::new(Code::BodyTimeout, format!("the body was not complete after {seconds} s; send it faster or in smaller parts"))
-    };
-    tokio::time::timeout(limits.timeout, reading).await.map_err(timed_out)?
-}
-
-async fn collect(mut body: Body, declared: usize, limit: usize) -> Result<Bytes, ApiError> {
-    let mut bytes = Vec::with_capacity(declared);
-    while let Some(data) = next_data(&mut body).await? {
-        if bytes.is_empty() && body.is_end_stream() && data.len() <= limit {
-            return Ok(data);
-        }
-        if bytes.len() + data.len() > limit {
-            return Err(too_large(limit));
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes.into())
-}
-
-/// The next part of the body, `None` at its end.
-async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
-    loop {
-        let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await else { return Ok(None) };
-        let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;
-        // Trailers say nothing here.
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
-        }
-    }
 }
 
 fn from_json(bytes: &[u8]) -> Result<(Vec<Bytes>, Fields), ApiError> {
@@ -207,20 +161,26 @@ fn invalid(detail: impl Into<String>) -> ApiError {
     ApiError::new(Code::InvalidRequest, detail)
 }
 
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(Code::BodyTooLarge, format!("the body is above the limit of {limit} bytes; send less"))
-}
-
 fn too_many(limit: usize) -> ApiError {
     ApiError::new(Code::TooManyImages, format!("the request has more images than the limit of {limit}; send them in several requests"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::super::ask::Select;
+    use super::super::body::BodyMemory;
     use super::*;
 
-    const LIMITS: BodyLimits = BodyLimits { bytes: 1000, images: 2, timeout: Duration::from_secs(5) };
+    /// Reads a request under limits that its tests know.
+    async fn read(request: Request) -> Result<ClassifyRequest, ApiError> {
+        let memory = Arc::new(BodyMemory::new(2000));
+        let limits = BodyLimits { bytes: 1000, images: 2, timeout: Duration::from_secs(5), memory };
+        Ok(super::read(request, &limits).await?.0)
+    }
+
     const FORM: &str = "multipart/form-data; boundary=xx";
 
     fn request(content_type: &str, body: impl Into<Body>) -> Request {
@@ -250,7 +210,7 @@ mod tests {
             (FORM, form(&[image, typed]), &["first", "second"]),
         ];
         for (content_type, body, expected) in cases {
-            let read = read(request(content_type, body.clone()), &LIMITS).await.unwrap();
+            let read = read(request(content_type, body.clone())).await.unwrap();
             assert_eq!(read.images, expected, "{content_type}: {body}");
             assert_eq!(read.ask.top_k, Some(3));
         }
@@ -261,7 +221,7 @@ mod tests {
         let json = r#"{"image": "Ynl0ZXM=", "mflops": 2.5, "child": null}"#.to_owned();
         let parts = form(&[("name=\"mflops\"", "2.5"), ("name=\"image\"", "bytes")]);
         for (content_type, body) in [("application/json", json), (FORM, parts)] {
-            let read = read(request(content_type, body), &LIMITS).await.unwrap();
+            let read = read(request(content_type, body)).await.unwrap();
             let Select::Within(budget) = read.ask.select else { panic!("{:?}", read.ask) };
             assert_eq!(budget.mflops, Some(2.5), "{content_type}");
         }
@@ -291,7 +251,7 @@ mod tests {
             (FORM, form(&[("name=\"image\"\r\nContent-Type: text/plain", "x")]), Code::UnsupportedMediaType, "part `image`"),
         ];
         for (content_type, body, code, detail) in cases {
-            let error = read(request(content_type, body.clone()), &LIMITS).await.expect_err(&body);
+            let error = read(request(content_type, body.clone())).await.expect_err(&body);
             assert_eq!(error.code(), code, "{content_type}: {body}: {error}");
             assert!(error.to_string().contains(detail), "{error:?} lacks {detail:?}");
         }
@@ -302,14 +262,7 @@ mod tests {
         for (coding, accepted) in [("gzip", false), ("br", false), ("identity", true)] {
             let mut request = request("image/png", "bytes");
             request.headers_mut().insert(CONTENT_ENCODING, coding.parse().unwrap());
-            assert_eq!(read(request, &LIMITS).await.is_ok(), accepted, "{coding}");
+            assert_eq!(read(request).await.is_ok(), accepted, "{coding}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_length_above_the_limit_is_refused_unread() {
-        let mut request = request("image/png", "short");
-        request.headers_mut().insert(CONTENT_LENGTH, 1001.into());
-        assert_eq!(read(request, &LIMITS).await.unwrap_err().code(), Code::BodyTooLarge);
     }
 }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use super::body::{BodyLimits, BodyMemory};
 use super::browser_runtime;
-use super::request::BodyLimits;
 
 /// Where and how the server listens, and the limits of a request.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +36,9 @@ pub struct ServeOptions {
     /// Bytes of a request's body at most
     #[arg(long, env = "BIGNAS_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = at_least_one())]
     pub max_body_bytes: u64,
+    /// Bytes that the bodies of all requests under way may take together; beyond that, requests are refused
+    #[arg(long, env = "BIGNAS_BODIES_LIMIT_BYTES", value_name = "BYTES", default_value_t = 512 << 20, value_parser = at_least_one())]
+    pub bodies_limit_bytes: u64,
     /// Images in one request at most
     #[arg(long, env = "BIGNAS_MAX_IMAGES_PER_REQUEST", value_name = "IMAGES", default_value_t = 64, value_parser = at_least_one())]
     pub max_images_per_request: u64,
@@ -73,10 +77,12 @@ impl ServeOptions {
     }
 
     pub(super) fn body_limits(&self) -> BodyLimits {
+        let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
         BodyLimits {
-            bytes: usize::try_from(self.max_body_bytes).unwrap_or(usize::MAX),
-            images: usize::try_from(self.max_images_per_request).unwrap_or(usize::MAX),
+            bytes: size(self.max_body_bytes),
+            images: size(self.max_images_per_request),
             timeout: Duration::from_millis(self.body_timeout_ms),
+            memory: Arc::new(BodyMemory::new(size(self.bodies_limit_bytes))),
         }
     }
 }

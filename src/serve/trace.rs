@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::propagation::Extractor;
 use opentelemetry::trace::{SpanBuilder, SpanKind, Status, TraceContextExt, Tracer};
@@ -28,7 +27,7 @@ const SCOPE: &str = "bignas";
 pub(super) struct RequestSpan(Context);
 
 /// Names the request, traces it, and logs how it ended.
-pub(super) async fn trace(mut request: Request, next: Next) -> Response {
+pub(super) async fn trace<F: Future<Output = Response>>(mut request: Request, next: impl FnOnce(Request) -> F) -> Response {
     let id = request_id(&request);
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let shown = id.to_str().unwrap_or_default();
@@ -37,7 +36,7 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", id = shown, method = %request.method(), path = request.uri().path());
     request.extensions_mut().insert(RequestSpan(context.clone()));
     let begin = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next(request).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
 
     let latency_ms = (begin.elapsed().as_secs_f64() * 1e6).round() / 1e3;
