@@ -15,6 +15,8 @@ import urllib.parse
 import urllib.request
 
 READY_S = 600
+# Recombinations in a row that are known already.
+MAX_TRIES = 10_000
 
 
 def request(url, body=None, method=None, status_only=False):
@@ -125,12 +127,14 @@ def service_times(server, ask, image, clients, count):
 def random_choices(server, seed, parents=3):
     """Children that the server does not know: its cheapest ones, recombined stage by stage.
 
-    Endless, so `parents` must differ enough to give as many as are taken; what is made of cheap ones is built soon.
+    What is made of cheap ones is built soon, but few of them make few. Ends the run where nothing new has come of many tries.
     """
     chance = random.Random(seed)
     known = [child["choices"] for child in server.children()[:parents]]
     seen = {json.dumps(choices, sort_keys=True) for choices in known}
-    while True:
+    tries = 0
+    while tries < MAX_TRIES:
+        tries += 1
         pair = [chance.choice(known) for _ in range(2)]
         mixed = {
             key: [chance.choice(both) for both in zip(*(parent[key] for parent in pair))] if isinstance(value, list) else chance.choice(pair)[key]
@@ -138,5 +142,7 @@ def random_choices(server, seed, parents=3):
         }
         text = json.dumps(mixed, sort_keys=True)
         if text not in seen:
+            tries = 0
             seen.add(text)
             yield mixed
+    raise SystemExit(f"error: {parents} children make no more than {len(seen)}")

@@ -12,6 +12,7 @@ import argparse
 import json
 import select
 import socket
+import statistics
 import sys
 import tempfile
 import threading
@@ -28,6 +29,8 @@ DEADLINE_MS = 500
 SOAK_LIMIT_BYTES = 6_000_000
 # Sockets that send half a head and then nothing.
 STALLED = 200
+# Loads with and without a disturbance, in turn.
+PAIRS = 3
 
 
 class Report:
@@ -66,15 +69,21 @@ def poisson(args, report):
 
 
 def overload(args, report):
-    """What is offered from half the capacity to four times it: goodput, refusals, and that nothing else happens."""
+    """What is offered from half the capacity to four times it: goodput, refusals, and that nothing else happens.
+
+    The capacity beside four times is the mean of just before and just after, since it drifts on a machine that is shared.
+    """
     with table_one(args) as server:
         ask = f"child={server.cheapest()}"
         most = capacity(args, server, ask)
         flags = ("--arrivals", "poisson", "--connections", 512, "--windows", 6, "--deadline-ms", DEADLINE_MS)
-        offered = {times: bench(args, server, ask, "--rate", times * most, *flags) for times in (0.5, 1, 2, 4)}
+        offered = {times: bench(args, server, ask, "--rate", times * most, *flags) for times in (0.5, 1, 2)}
+        before = capacity(args, server, ask)
+        offered[4] = bench(args, server, ask, "--rate", 4 * most, *flags)
+        around = (before + capacity(args, server, ask)) / 2
     found = offered[4]
-    ratio, refusal = found["goodput"] / most, found["refusal_p99_ms"]
-    report.add("overload: goodput over capacity", ratio, ">= 0.95", ratio >= 0.95, capacity=round(most, 1), statuses=found["statuses"])
+    ratio, refusal = found["goodput"] / around, found["refusal_p99_ms"]
+    report.add("overload: goodput over capacity", ratio, ">= 0.95", ratio >= 0.95, capacity=round(around, 1), statuses=found["statuses"])
     report.add("overload: p99 of a refusal, ms", refusal, "< 5", refusal < 5)
     late = max(found["p99_ms"] for found in offered.values())
     others = sum(count for found in offered.values() for status, count in found["statuses"].items() if status not in ("200", "429", "504"))
@@ -109,45 +118,43 @@ def bursts(args, report):
     report.add("bursts: mean accuracy", found["mean_accuracy"], f"> {bar}", found["mean_accuracy"] > bar, alone=alone)
 
 
-def build(args, report):
-    """The hot child's p99 while another is built, against before."""
-    with table_one(args) as server:
-        ask = f"child={server.cheapest()}"
-        rate = capacity(args, server, ask) / 2
-        flags = ("--arrivals", "poisson", "--rate", rate, "--windows", 4)
+def beside(args, server, disturb):
+    """The hot child's p99 at half load beside a disturbance, over its p99 just before: the median of several pairs, in turn."""
+    ask = f"child={server.cheapest()}"
+    flags = ("--arrivals", "poisson", "--rate", capacity(args, server, ask) / 2, "--windows", 4)
+    pairs = []
+    for _ in range(PAIRS):
         before = bench(args, server, ask, *flags)["p99_ms"]
-        builds, chance = 0, random_choices(server, 7)
         done = threading.Event()
-
-        def keep_building():
-            nonlocal builds
-            while not done.is_set():
-                added = request(server.url + "/children", {"choices": next(chance)})
-                request(server.url + f"/children/{added['id']}", method="DELETE")
-                builds += 1
-
-        thread = threading.Thread(target=keep_building)
+        thread = threading.Thread(target=disturb, args=(server, done))
         thread.start()
-        during = bench(args, server, ask, *flags)["p99_ms"]
+        pairs.append((before, bench(args, server, ask, *flags)["p99_ms"]))
         done.set()
         thread.join()
-    detail = {"before_ms": before, "during_ms": during, "builds": builds}
-    report.add("build beside half load: p99 over before", during / before, "<= 1.2", during <= 1.2 * before, **detail)
+    return statistics.median(during / before for before, during in pairs), pairs
+
+
+def build(args, report):
+    """The hot child's p99 while others are built, one after another, against before."""
+    with table_one(args) as server:
+        chance = random_choices(server, 7)
+        ratio, pairs = beside(args, server, lambda server, done: keep_building(server, chance, done))
+        builds = server.metric('bignas_child_builds_total{outcome="ok"}')
+    report.add("build beside half load: p99 over before", ratio, "<= 1.2", ratio <= 1.2, p99_ms=pairs, builds=builds)
+
+
+def keep_building(server, chance, done):
+    """Adds children, each of which is built, and removes them again."""
+    while not done.is_set():
+        added = request(server.url + "/children", {"choices": next(chance)})
+        request(server.url + f"/children/{added['id']}", method="DELETE")
 
 
 def stalled(args, report):
     """The hot child's p99 beside clients that never finish their requests, against before."""
     with table_one(args) as server:
-        ask = f"child={server.cheapest()}"
-        flags = ("--arrivals", "poisson", "--rate", capacity(args, server, ask) / 2, "--windows", 4)
-        before = bench(args, server, ask, *flags)["p99_ms"]
-        done = threading.Event()
-        thread = threading.Thread(target=stall, args=(server, done))
-        thread.start()
-        during = bench(args, server, ask, *flags)["p99_ms"]
-        done.set()
-        thread.join()
-    report.add(f"{STALLED} stalled clients: p99 over before", during / before, "<= 1.1", during <= 1.1 * before, before_ms=before, during_ms=during)
+        ratio, pairs = beside(args, server, stall)
+    report.add(f"{STALLED} stalled clients: p99 over before", ratio, "<= 1.1", ratio <= 1.1, p99_ms=pairs)
 
 
 def stall(server, done):
@@ -177,14 +184,14 @@ def children(args, report):
         bench(args, server, ask, "--connections", 1, "--windows", 1)
         alone = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
         empty, weights = server.resident_bytes(), 0
-        for choices, _ in zip(random_choices(server, 3), range(100)):
+        for choices, _ in zip(random_choices(server, 3, parents=len(server.children())), range(100)):
             added = request(server.url + "/children", {"choices": choices})
             request(server.url + f"/classify?child={added['id']}", args.photo.read_bytes())
             weights += 4 * added["params"]
         memory = (server.resident_bytes() - empty) / weights
-        beside = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
+        among = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
     report.add("100 children: memory over their weights", memory, "<= 1.5", memory <= 1.5, weights_mb=round(weights / 1e6))
-    report.add("100 children: hot p50 over one loaded", beside / alone, "<= 1.1", beside <= 1.1 * alone, alone_ms=alone, beside_ms=beside)
+    report.add("100 children: hot p50 over one loaded", among / alone, "<= 1.1", among <= 1.1 * alone, alone_ms=alone, among_ms=among)
 
 
 def panics(args, report):

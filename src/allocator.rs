@@ -8,13 +8,26 @@
 /// system, which zeroes it page by page at the next use: a step takes up to 1.5 times as long, and a worker of the server spent a
 /// third of its time so.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "mallopt is a C function")]
 pub fn keep_freed_memory() {
     const LARGEST: libc::c_int = 1 << 30;
+    // As large as a thread's heap: such a heap is then never returned, not even with its last block.
     const TOP_PAD: libc::c_int = 64 << 20;
-    // One arena: a thread must find what another has freed, and the others' pieces of 64 MiB are returned with their last block.
-    let advice = [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD), (libc::M_ARENA_MAX, 1)];
-    for (parameter, value) in advice {
+    advise(&[(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD)]);
+}
+
+/// Gives all threads one heap, for training: to be called before the first thread starts.
+///
+/// A step's buffers can be larger than a heap of a thread's own, and what one thread frees another asks for next. A server must not do
+/// so: a thread that builds a child, and runs only when nobody else wants to, would hold the heap's lock while a network waits for it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn share_one_heap() {
+    advise(&[(libc::M_ARENA_MAX, 1)]);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "mallopt is a C function")]
+fn advise(advice: &[(libc::c_int, libc::c_int)]) {
+    for &(parameter, value) in advice {
         // SAFETY: mallopt takes two integers, keeps no pointer, locks the arena itself, and refuses what it does not know.
         let _accepted = unsafe { libc::mallopt(parameter, value) };
     }
@@ -34,6 +47,10 @@ pub fn return_freed_memory() {
 /// Other allocators need no such advice.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed_memory() {}
+
+/// Other allocators need no such advice.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn share_one_heap() {}
 
 /// Other allocators need no such advice.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

@@ -17,6 +17,7 @@ use self::flags::SettingsFlags;
 use self::models::{ModelFlags, Models, folders};
 use super::common::draw_calibration;
 use super::init::{default_crop, read_space};
+use crate::allocator::share_one_heap;
 use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
 use crate::image::{Filter, Preprocessing};
@@ -96,6 +97,7 @@ impl Compute {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    share_one_heap();
     let models = args.models.open()?;
     let what = if args.resume { What::resumed(args, &models)? } else { What::from_args(args, &models)? };
     models.check(&what.space)?;

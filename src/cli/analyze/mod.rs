@@ -73,6 +73,7 @@ struct Common {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    crate::allocator::share_one_heap();
     match args.analysis {
         Analysis::Recalibration(args) => recalibration::run(&args),
         Analysis::Resolutions(args) => resolutions::run(&args),
