@@ -177,21 +177,34 @@ def stall(server, done):
 
 
 def children(args, report):
-    """Memory of one hundred loaded children, and the latency of a hot one."""
+    """Memory of one hundred loaded children, and the latency of a hot one beside that of a server with the family alone, in turn."""
     flags = ("--max-added-children", 128, "--memory-limit-bytes", 16 << 30)
-    with table_one(args, *flags) as server:
-        ask = f"child={server.cheapest()}"
-        bench(args, server, ask, "--connections", 1, "--windows", 1)
-        alone = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
-        empty, weights = server.resident_bytes(), 0
-        for choices, _ in zip(random_choices(server, 3, parents=len(server.children())), range(100)):
-            added = request(server.url + "/children", {"choices": choices})
-            request(server.url + f"/classify?child={added['id']}", args.photo.read_bytes())
+    with table_one(args, *flags) as among:
+        empty, weights = resting_bytes(among), 0
+        for choices, _ in zip(random_choices(among, 3, parents=len(among.children())), range(100)):
+            added = request(among.url + "/children", {"choices": choices})
+            request(among.url + f"/classify?child={added['id']}", args.photo.read_bytes())
             weights += 4 * added["params"]
-        memory = (server.resident_bytes() - empty) / weights
-        among = bench(args, server, ask, "--connections", 1, "--windows", 3)["p50_ms"]
+        memory = (resting_bytes(among) - empty) / weights
+        with table_one(args) as alone:
+            resting_bytes(alone)
+            pairs = [(hot_p50_ms(args, alone), hot_p50_ms(args, among)) for _ in range(PAIRS)]
+    ratio = statistics.median(hundred / one for one, hundred in pairs)
     report.add("100 children: memory over their weights", memory, "<= 1.5", memory <= 1.5, weights_mb=round(weights / 1e6))
-    report.add("100 children: hot p50 over one loaded", among / alone, "<= 1.1", among <= 1.1 * alone, alone_ms=alone, among_ms=among)
+    report.add("100 children: hot p50 over one loaded", ratio, "<= 1.1", ratio <= 1.1, p50_ms=pairs)
+
+
+def hot_p50_ms(args, server):
+    return bench(args, server, f"child={server.cheapest()}", "--connections", 1, "--windows", 3)["p50_ms"]
+
+
+def resting_bytes(server):
+    """Resident memory once no child is built or measured: a build takes more than a gigabyte for a moment."""
+    while any(child["latency_ms"] is None for child in server.children()):
+        time.sleep(1)
+    # The last job's memory is given back after its figures.
+    time.sleep(2)
+    return server.resident_bytes()
 
 
 def panics(args, report):
