@@ -21,7 +21,7 @@ import urllib.parse
 from pathlib import Path
 
 from ideal_queue import latencies, quantile
-from load_server import Server, bench, random_choices, request, service_times
+from load_server import READY_S, Server, bench, random_choices, request, service_times
 
 HERE = Path(__file__).resolve().parent
 IDEAL_ARRIVALS = 200_000
@@ -187,7 +187,6 @@ def children(args, report):
             weights += 4 * added["params"]
         memory = (resting_bytes(among) - empty) / weights
         with table_one(args) as alone:
-            resting_bytes(alone)
             pairs = [(hot_p50_ms(args, alone), hot_p50_ms(args, among)) for _ in range(PAIRS)]
     ratio = statistics.median(hundred / one for one, hundred in pairs)
     report.add("100 children: memory over their weights", memory, "<= 1.5", memory <= 1.5, weights_mb=round(weights / 1e6))
@@ -200,7 +199,10 @@ def hot_p50_ms(args, server):
 
 def resting_bytes(server):
     """Resident memory once no child is built or measured: a build takes more than a gigabyte for a moment."""
-    while any(child["latency_ms"] is None for child in server.children()):
+    end = time.monotonic() + READY_S
+    while unmeasured := [child["id"] for child in server.children() if child["latency_ms"] is None]:
+        if time.monotonic() > end:
+            raise SystemExit(f"error: the latency of {unmeasured} is still unknown")
         time.sleep(1)
     # The last job's memory is given back after its figures.
     time.sleep(2)
