@@ -85,6 +85,12 @@ class Server:
         with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as status:
             return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
 
+    def cpu_s(self):
+        """Seconds that the server has computed so far, on all cores together."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="utf-8") as stat:
+            user, system = stat.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def metric(self, name):
         with urllib.request.urlopen(self.url + "/metrics", timeout=60) as answer:
             text = answer.read().decode()
