@@ -10,6 +10,8 @@ PORT ?= 8080
 # The training run: its checkpoints and metrics, and the names of the classes.
 RUN ?= runs/fashion-mnist
 LABELS ?= models/fashion-mnist/labels.txt
+# How long each target is fuzzed.
+FUZZ_S ?= 300
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The training binary has its own folder, so that it never replaces the one that serves.
@@ -30,7 +32,7 @@ onnxruntime_web_if_possible = if web=$$($(fetch) onnxruntime-web); then export B
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build build-train test test-all test-gpu test-fetch test-rust test-serving test-onnx test-kubernetes test-browser \
-	test-artefact-store test-image \
+	test-artefact-store test-image fuzz \
 	screenshots lint openapi bench bench-load bench-serving bench-train fetch data train search clean
 
 help: ## List the targets
@@ -52,7 +54,7 @@ test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA a
 	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
 	cargo test --locked --test gpu -- --include-ignored --test-threads 1
 
-test-all: test test-kubernetes test-browser test-artefact-store test-image ## The same, then the tests that take long (one needs Debian's package prometheus)
+test-all: test test-kubernetes test-browser test-artefact-store fuzz test-image ## The same, then the tests that take long (one needs Debian's package prometheus)
 	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
 
 test-fetch: ## Test the fetch script, offline
@@ -86,6 +88,9 @@ test-artefact-store: ## Let servers share children through a store of S3's kind 
 	cargo build --locked
 	@$(onnxruntime) $(PYTHON) -B scripts/check_artefact_store.py $(TARGET)/debug/bignas
 
+fuzz: ## Fuzz the decoders and the requests, FUZZ_S=300 seconds each (cargo-fuzz and a nightly toolchain, installed with rustup)
+	@$(onnxruntime) scripts/fuzz.sh $(FUZZ_S)
+
 test-image: ## Follow docker/Dockerfile in bare Debian roots, and run what comes of it (root only; takes minutes)
 	$(PYTHON) -B scripts/check_image.py
 
@@ -96,6 +101,7 @@ screenshots: build ## Write the playground's screenshots in docs/, from the bina
 
 lint: ## Formatting, clippy and rustdoc, with warnings as errors; the dashboard against its source
 	cargo fmt --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	$(PYTHON) -B docker/grafana/dashboard.py --check
 	@$(libtorch) cargo clippy --all-targets --all-features --locked -- -D warnings
 	@$(libtorch) RUSTDOCFLAGS="-D warnings" cargo doc --all-features --no-deps --locked
