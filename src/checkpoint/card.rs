@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::model::ModelError;
+use super::error::ModelError;
 use crate::data::Augment;
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{ModelError, read_json};
+use super::error::ModelError;
+use super::model::read_json;
 
 const DIRECTORY: &str = "examples";
 const INDEX: &str = "examples.json";

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::card::{Calibration, FORMAT, ModelCard, ShippedStatistics};
+use super::error::ModelError;
 use super::examples::{self, Example};
-use super::family::{Family, FamilyError, Member};
+use super::family::{Family, Member};
 use super::statistics::BnStats;
-use super::statistics_file::{self, StatisticsFileError};
-use super::weights::{Weights, WeightsError};
-use crate::data::{CalibrationSet, DataError};
+use super::statistics_file;
+use super::weights::Weights;
+use crate::data::CalibrationSet;
 use crate::files::{sha256, write_atomically};
-use crate::image::{Preprocessing, PreprocessingError};
-use crate::space::{ChildId, Plan, SearchSpace, SpaceError, layout};
+use crate::image::Preprocessing;
+use crate::space::{ChildId, Plan, SearchSpace, layout};
 
 const MODEL: &str = "model.json";
 const WEIGHTS: &str = "weights.safetensors";
@@ -37,93 +37,6 @@ pub struct Model {
     /// Pictures to try it with.
     pub examples: Vec<Example>,
     directory: PathBuf,
-}
-
-/// A directory that holds no usable model.
-#[derive(Debug, Error)]
-pub enum ModelError {
-    /// A file is missing or unreadable.
-    #[error("cannot access {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A JSON file does not parse.
-    #[error("{} is not what it should be", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said, with line and column.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// `model.json` contradicts itself.
-    #[error("{}: {problem}", path.display())]
-    Card {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what is allowed.
-        problem: String,
-    },
-    /// The search space is unusable.
-    #[error("{}: {source}", path.display())]
-    Space {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: SpaceError,
-    },
-    /// The preprocessing is unusable.
-    #[error("{}: {source}", path.display())]
-    Preprocessing {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: PreprocessingError,
-    },
-    /// A file is another one than `model.json` means.
-    #[error("{} has SHA-256 {found}, but model.json says {expected}: the files belong to different models, or one is damaged", path.display())]
-    Checksum {
-        /// The file.
-        path: PathBuf,
-        /// Its checksum.
-        found: String,
-        /// The checksum in `model.json`.
-        expected: String,
-    },
-    /// The weights are unreadable or those of another space.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// A member of the family is not what it says.
-    #[error("{}: {source}", path.display())]
-    Family {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: FamilyError,
-    },
-    /// The calibration images are unreadable.
-    #[error(transparent)]
-    Calibration(#[from] DataError),
-    /// The list of examples is not what it should be.
-    #[error("{}: {problem}", path.display())]
-    Examples {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what is allowed.
-        problem: String,
-    },
-    /// The shipped statistics are not those of the family.
-    #[error("{}: {source}", path.display())]
-    Statistics {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: StatisticsFileError,
-    },
 }
 
 impl Model {

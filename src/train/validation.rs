@@ -6,9 +6,9 @@ use tch::{Device, IndexOp, Kind, Tensor as Torch};
 use super::TrainError;
 use super::elastic::ElasticNet;
 use super::input::Normaliser;
+use super::job::Job;
 use super::sandwich::resize;
 use super::settings::{Roster, TrainSettings};
-use super::trainer::Job;
 use crate::data::{DataError, PatchSet, Source, calibration_indices};
 use crate::space::{Child, Plan};
 

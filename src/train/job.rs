@@ -1,0 +1,74 @@
+//! What a training run works on, and what it ends with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::run_dir::Phase;
+use super::settings::TrainSettings;
+use crate::checkpoint::Weights;
+use crate::data::{Augment, Source};
+use crate::space::SearchSpace;
+
+/// What to train, and on what.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The search space.
+    pub space: &'a SearchSpace,
+    /// The training images and how they are changed at random.
+    pub train: Arc<Source>,
+    /// Images for the accuracy that is reported after each epoch; none, no report.
+    pub validation: Option<&'a Source>,
+    /// Weights to start from; random ones, if none.
+    pub start: Option<&'a Weights>,
+    /// Weights whose biggest child, as it is, stands in for the labels; none, the labels do.
+    pub teacher: Option<&'a Weights>,
+    /// The run directory.
+    pub directory: &'a Path,
+    /// Where to compute.
+    pub device: Device,
+    /// Cores to compute on.
+    pub threads: usize,
+    /// Threads that make batches.
+    pub loader_threads: usize,
+    /// Set from elsewhere to save and stop after the current step.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended, for now or for good.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished {
+        /// The single-stage model.
+        weights: Weights,
+        /// How it came about.
+        provenance: Box<Provenance>,
+    },
+    /// The run was stopped and can be resumed.
+    Stopped {
+        /// The checkpoint it goes on from.
+        checkpoint: PathBuf,
+    },
+}
+
+/// How weights came about, for `model.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// What the run was told, at its end.
+    pub settings: TrainSettings,
+    /// How training images were changed at random, at its end.
+    pub augment: Augment,
+    /// What held before, where it was resumed with other settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Phase>,
+    /// Updates made.
+    pub steps: u64,
+    /// Images in the training set.
+    pub images: usize,
+    /// Seconds of training.
+    pub seconds: f64,
+}
