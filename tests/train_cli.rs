@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bignas::checkpoint::{AccuracyKind, Model};
-use image::{GrayImage, Luma};
+use bignas::data::Policy;
+use bignas::space::Shortcut;
+use bignas::train::RunDirectory;
+use image::{GrayImage, Luma, Rgb, RgbImage};
 
 const CLASSES: [&str; 3] = ["across", "down", "slanted"];
 
@@ -220,6 +223,9 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(methods("from-scratch"), ["from scratch", "distilled from the model (A)", "distilled in place (B)"]);
     succeed(analyse("initialisation", &[]));
     assert_eq!(arms("initialisation"), ["identity, full rate", "naive, full rate", "identity, reduced rate", "naive, reduced rate"]);
+    let shortcut = |arm| RunDirectory::peek(&here.join("runs/analysis/initialisation").join(arm)).expect("a run").space.shortcut;
+    assert_eq!(shortcut("identity-full-rate"), Shortcut::PoolSame);
+    assert_eq!(shortcut("naive-full-rate"), Shortcut::IdentityOnly, "the paper's naive network has no skips at transitions");
     succeed(analyse("constant-ending", &["--floors", "0", "0.05"]));
     assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 5 %"]);
     succeed(analyse("regularisation", &[]));
@@ -231,9 +237,48 @@ fn analyses_that_train_compare_what_they_say() {
     succeed(analyse("regularisation", &[]));
     assert_eq!(numbers("regularisation"), before, "what is trained is not trained again");
     assert_eq!(fs::metadata(&checkpoints).expect("kept").modified().expect("a time"), trained);
-    let refused = analyse("regularisation", &["--learning-rate", "0.5"]).output().expect("runs");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("holds a run with other settings: choose another --runs directory, or delete it"), "{said}");
+    let other = "holds a run with other settings: choose another --runs directory, or delete it";
+    for (flags, said) in [
+        (["--learning-rate", "0.5"], other),
+        (["--pad", "1"], other),
+        (["--without", "transition-skips"], "leave --without transition-skips out"),
+    ] {
+        let refused = analyse("regularisation", &flags).output().expect("runs");
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains(said), "{flags:?}: {error}");
+    }
+}
+
+/// Who says nothing about the space gets one that suits the images, and a policy that was searched on ones of their size.
+#[test]
+fn colour_images_are_trained_in_colour() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"));
+    for name in CLASSES {
+        for seed in 4..24 {
+            fs::remove_file(here.join(format!("images/train/{name}/{seed:02}.png"))).expect("removes");
+        }
+        // The first stay grey.
+        let last = here.join(format!("images/train/{name}/03.png"));
+        let grey = image::open(&last).expect("opens").into_rgb8();
+        RgbImage::from_fn(28, 28, |x, y| Rgb([grey[(x, y)][0], 40, 0])).save(last).expect("saves");
+    }
+    let train = |run: &str, flags: &[&str]| {
+        let fixed = ["train", "--data", "images", "--model", "model", "--calibration-images", "0", "--epochs", "1", "--batch-size", "6"];
+        bignas(here, &[&fixed[..], &["--run", run], flags].concat())
+    };
+    let card = || Model::open(&here.join("model")).expect("a model directory").card;
+    succeed(train("run", &[]));
+    assert_eq!((card().space.name.as_str(), card().space.input_channels, card().space.shortcut), ("cifar10", 3, Shortcut::PoolSame));
+    assert_eq!(card().augment().auto_augment, Some(Policy::Cifar10));
+
+    let refused = train("run", &["--resume", "--without", "transition-skips"]).output().expect("runs");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("--without transition-skips is not what run was begun with"), "{error}");
+    fs::remove_dir_all(here.join("model")).expect("removes");
+    succeed(train("other", &["--without", "transition-skips", "--auto-augment", "none"]));
+    assert_eq!((card().space.shortcut, card().augment().auto_augment), (Shortcut::IdentityOnly, None));
 }
 
 /// Fewer images than a batch of the recalibration hold a run up no more than many do.

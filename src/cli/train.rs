@@ -1,6 +1,7 @@
 //! `bignas train`: trains the single-stage model of a search space.
 
 pub(super) mod augment;
+mod defaults;
 pub(super) mod flags;
 mod models;
 
@@ -13,14 +14,15 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use self::augment::{AugmentFlags, default_augment};
+use self::defaults::{default_preprocessing, default_space};
 use self::flags::SettingsFlags;
 use self::models::{ModelFlags, Models, folders};
 use super::common::draw_calibration;
-use super::init::{default_crop, read_space};
+use super::init::read_space;
 use crate::allocator::share_one_heap;
 use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
-use crate::image::{Filter, Preprocessing};
+use crate::image::Preprocessing;
 use crate::space::SearchSpace;
 use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, run as train};
 
@@ -47,7 +49,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     calibration_images: u32,
     /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file; by default that of the model to start
-    /// from, else fashion-mnist
+    /// from, else what suits the images: fashion-mnist for grey ones, cifar10 for colour ones up to 64 pixels, bignas for larger ones
     #[arg(long)]
     space: Option<String>,
     #[command(flatten)]
@@ -197,8 +199,13 @@ impl What {
         let space = match (&args.space, started) {
             (Some(name), _) => read_space(name)?,
             (None, Some(card)) => card.space.clone(),
-            (None, None) => read_space("fashion-mnist")?,
+            (None, None) => {
+                let name = default_space(&args.data)?;
+                eprintln!("search space: {name}, after the first images (--space names another)");
+                read_space(name)?
+            }
         };
+        let space = args.settings.change_space(space);
         let preprocessing = match &args.preprocessing {
             Some(path) => read_json(path)?,
             None => match started {
@@ -229,7 +236,8 @@ fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> 
     let labels = args.labels.as_deref().map(read_lines).transpose()?;
     let roster = models.roster(&args.models, &state.space)?;
     let same = [
-        ("--space", space.is_none_or(|space| space == state.space)),
+        ("--space", space.is_none_or(|space| args.settings.change_space(space) == state.space)),
+        ("--without transition-skips", args.settings.change_space(state.space.clone()) == state.space),
         ("--preprocessing", preprocessing.is_none_or(|preprocessing| preprocessing == state.preprocessing)),
         ("--labels", labels.is_none_or(|labels| labels == state.classes)),
         ("--child or --with-biggest", roster.is_none_or(|roster| roster == state.settings.roster)),
@@ -238,23 +246,6 @@ fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> 
         ensure!(same, "{flag} is not what {} was begun with: leave it out, or start a new run in another directory", args.run.display());
     }
     Ok(())
-}
-
-/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour. Small images are taken whole, as far as the space's
-/// resolutions reach: what is cut off is seen by no child.
-fn default_preprocessing(space: &SearchSpace, data: &Path) -> Result<Preprocessing> {
-    let (mean, std) =
-        if space.input_channels == 1 { (vec![0.286], vec![0.353]) } else { (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]) };
-    let (resize, crop) = default_crop(space);
-    let mut preprocessing = Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
-    if resize.is_none() {
-        let images = ImageSet::open(data, Split::Train, DataOptions::new(&preprocessing))?;
-        let first = images.pixels(0)?;
-        let fits = |resolution: &&usize| **resolution <= first.width.min(first.height) as usize;
-        let resolutions = &space.training_resolutions;
-        preprocessing.crop = resolutions.iter().filter(fits).max().or(resolutions.iter().min()).map_or(crop, |&side| side as u32);
-    }
-    Ok(preprocessing)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

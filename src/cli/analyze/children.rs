@@ -75,12 +75,13 @@ impl FineTuning {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, "fine-tuning")?;
         let method = |rate: f64| -> Method {
-            let base = workshop.settings.clone();
+            let (space, base) = (workshop.lab.model.card.space.clone(), workshop.settings.clone());
             let arm = move |child: &Child| {
                 let schedule =
                     Schedule { rate_per_256: rate, warmup_epochs: 0.0, floor: 1.0, shape: Decay::Exponential, ..base.schedule.clone() };
                 let settings = TrainSettings { roster: Roster::Child(child.choices().clone()), schedule, ..base.clone() };
-                Arm { name: format!("{} at {rate}", child.id()), settings, from_model: true, taught_by_model: false }
+                let name = format!("{} at {rate}", child.id());
+                Arm { name, space: space.clone(), settings, from_model: true, taught_by_model: false }
             };
             (format!("fine-tuned at {rate}"), Box::new(arm))
         };
@@ -93,10 +94,11 @@ impl FromScratch {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, "from-scratch")?;
         let method = |name: &str, roster: fn(&Child) -> Roster, taught_by_model: bool| -> Method {
-            let (base, title) = (workshop.settings.clone(), name.to_owned());
+            let (space, base, title) = (workshop.lab.model.card.space.clone(), workshop.settings.clone(), name.to_owned());
             let arm = move |child: &Child| {
                 let settings = TrainSettings { roster: roster(child), ..base.clone() };
-                Arm { name: format!("{} {title}", child.id()), settings, from_model: false, taught_by_model }
+                let name = format!("{} {title}", child.id());
+                Arm { name, space: space.clone(), settings, from_model: false, taught_by_model }
             };
             (name.to_owned(), Box::new(arm))
         };
@@ -119,8 +121,9 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
         let sliced = workshop.test_model(&child)?;
         let mut trained = Vec::new();
         for (method, arm) in &methods {
-            let tally = match workshop.train(&arm(&child))? {
-                Trained::Finished { weights, .. } => Some(workshop.test(&weights, &child)?),
+            let arm = arm(&child);
+            let tally = match workshop.train(&arm)? {
+                Trained::Finished { weights, .. } => Some(workshop.test(&arm, &weights, &child)?),
                 Trained::Diverged { .. } => None,
             };
             let gain = tally.as_ref().map(|tally| difference(&tally.correct, &sliced.correct));

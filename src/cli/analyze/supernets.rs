@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
 use crate::plot::{Chart, Mark, Series};
+use crate::space::{SearchSpace, Shortcut};
 use crate::train::{Accuracy, Regularise, TrainSettings};
 
 /// Arguments of `bignas analyze initialisation`.
@@ -57,28 +58,31 @@ struct Numbers {
 impl Initialisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, "initialisation")?;
-        let full = workshop.settings.schedule.rate_per_256;
+        let (space, full) = (&workshop.lab.model.card.space, workshop.settings.schedule.rate_per_256);
+        let naive = SearchSpace { shortcut: Shortcut::IdentityOnly, ..space.clone() };
         let mut arms = Vec::new();
         for (rate, share) in [("full rate", 1.0), ("reduced rate", self.reduced)] {
-            for (start, zero_gamma) in [("identity", true), ("naive", false)] {
+            for (start, space, zero_gamma) in [("identity", space, true), ("naive", &naive, false)] {
                 let mut settings = TrainSettings { zero_gamma, ..workshop.settings.clone() };
                 settings.schedule.rate_per_256 = full * share;
-                arms.push((format!("{start}, {rate}"), settings));
+                arms.push(arm(&format!("{start}, {rate}"), space, settings));
             }
         }
-        compare(workshop, &self.training, "initialisation", "Blocks that start as the identity, and naive ones.", arms)
+        let what = "Blocks that all have a skip connection and start as the identity; and naive ones: without skip connections where \
+                    channels or resolution change, and with every batch norm at one.";
+        compare(workshop, &self.training, "initialisation", what, arms)
     }
 }
 
 impl ConstantEnding {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, "constant-ending")?;
-        let arm = |&floor: &f64| {
+        let with = |&floor: &f64| {
             let mut settings = workshop.settings.clone();
             settings.schedule.floor = floor;
-            (format!("floor {} %", 100.0 * floor), settings)
+            arm(&format!("floor {} %", 100.0 * floor), &workshop.lab.model.card.space, settings)
         };
-        let arms = self.floors.iter().map(arm).collect();
+        let arms = self.floors.iter().map(with).collect();
         compare(workshop, &self.training, "constant-ending", "Floors under the decaying learning rate.", arms)
     }
 }
@@ -86,25 +90,23 @@ impl ConstantEnding {
 impl Regularisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, "regularisation")?;
-        let arm = |(name, regularise): (&str, Regularise)| (name.to_owned(), TrainSettings { regularise, ..workshop.settings.clone() });
-        let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(arm).to_vec();
+        let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(|(name, regularise)| {
+            let settings = TrainSettings { regularise, ..workshop.settings.clone() };
+            arm(name, &workshop.lab.model.card.space, settings)
+        });
+        let arms = arms.into();
         compare(workshop, &self.training, "regularisation", "Weight decay and dropout for the biggest child alone, or for everyone.", arms)
     }
 }
 
+/// The training of a whole model from nothing.
+fn arm(name: &str, space: &SearchSpace, settings: TrainSettings) -> Arm {
+    Arm { name: name.to_owned(), space: space.clone(), settings, from_model: false, taught_by_model: false }
+}
+
 /// Trains every arm, and reports its smallest and biggest child.
-fn compare(
-    mut workshop: Workshop<'_>,
-    args: &Training,
-    name: &'static str,
-    what: &str,
-    arms: Vec<(String, TrainSettings)>,
-) -> anyhow::Result<()> {
-    let mut rows = Vec::new();
-    for (name, settings) in arms {
-        let arm = Arm { name, settings, from_model: false, taught_by_model: false };
-        rows.push(measure(&mut workshop, arm)?);
-    }
+fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, arms: Vec<Arm>) -> anyhow::Result<()> {
+    let rows = arms.iter().map(|arm| measure(&mut workshop, arm)).collect::<anyhow::Result<Vec<_>>>()?;
     let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
     let cells = |row: &Row| {
         let fate = row.diverged_at_step.map_or_else(|| "finished".to_owned(), |step| format!("diverged at step {step}"));
@@ -118,15 +120,15 @@ fn compare(
     Report { name, what, columns, rows: table, chart, numbers }.publish(&args.common.output)
 }
 
-fn measure(workshop: &mut Workshop<'_>, arm: Arm) -> anyhow::Result<Row> {
-    let (smallest, biggest) = (workshop.lab.model.card.space.smallest(), workshop.lab.model.card.space.biggest());
-    Ok(match workshop.train(&arm)? {
-        Trained::Diverged { step, epochs } => Row { arm: arm.name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs },
+fn measure(workshop: &mut Workshop<'_>, arm: &Arm) -> anyhow::Result<Row> {
+    let (smallest, biggest, name) = (arm.space.smallest(), arm.space.biggest(), arm.name.clone());
+    Ok(match workshop.train(arm)? {
+        Trained::Diverged { step, epochs } => Row { arm: name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs },
         Trained::Finished { weights, epochs } => Row {
-            arm: arm.name,
+            arm: name,
             diverged_at_step: None,
-            smallest: Some(workshop.test(&weights, &smallest)?.accuracy()),
-            biggest: Some(workshop.test(&weights, &biggest)?.accuracy()),
+            smallest: Some(workshop.test(arm, &weights, &smallest)?.accuracy()),
+            biggest: Some(workshop.test(arm, &weights, &biggest)?.accuracy()),
             epochs,
         },
     })

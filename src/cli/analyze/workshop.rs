@@ -11,12 +11,12 @@ use super::Common;
 use super::lab::Lab;
 use crate::checkpoint::Weights;
 use crate::cli::common::open_images;
-use crate::cli::train::augment::default_augment;
+use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::stop_flag;
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
-use crate::space::Child;
+use crate::space::{Child, SearchSpace};
 use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, run as train};
 
 /// What every analysis that trains is told.
@@ -26,6 +26,8 @@ pub(super) struct Training {
     pub(super) common: Common,
     #[command(flatten)]
     settings: SettingsFlags,
+    #[command(flatten)]
+    augment: AugmentFlags,
     /// Training images, a seeded choice; all, if not given
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..))]
     train_images: Option<u32>,
@@ -41,6 +43,8 @@ pub(super) struct Training {
 pub(super) struct Arm {
     /// What distinguishes it, in words.
     pub(super) name: String,
+    /// The model's, or one that differs from it in its skip connections.
+    pub(super) space: SearchSpace,
     pub(super) settings: TrainSettings,
     /// Whether it starts from the model's weights.
     pub(super) from_model: bool,
@@ -80,6 +84,7 @@ pub(super) struct Workshop<'a> {
 pub(super) struct Setup {
     /// What the arms have in common.
     pub(super) settings: TrainSettings,
+    pub(super) augment: Augment,
     pub(super) training_images: usize,
     pub(super) test_images: usize,
     pub(super) calibration_images: u32,
@@ -91,6 +96,13 @@ impl<'a> Workshop<'a> {
         let lab = Lab::open(&args.common)?;
         let seed = args.common.seed;
         let settings = args.settings.change(TrainSettings { seed, epochs: 2, ..TrainSettings::default() })?;
+        let space = &lab.model.card.space;
+        ensure!(
+            args.settings.change_space(space.clone()) == *space,
+            "{} has skip connections at transitions, and so has everything that is compared with it: leave --without transition-skips \
+             out; `bignas analyze initialisation` also trains networks without them",
+            lab.model.directory().display()
+        );
         let preprocessing = &lab.model.card.preprocessing;
         let source = |split, augment| -> anyhow::Result<Source> {
             let images = open_images(&lab.model.card, &args.common.data, split, 0)?;
@@ -100,7 +112,7 @@ impl<'a> Workshop<'a> {
             };
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
-        let mut train = source(Split::Train, default_augment(preprocessing))?;
+        let mut train = source(Split::Train, args.augment.change(default_augment(preprocessing))?)?;
         if let Some(count) = args.train_images {
             train.images = train.images.sample(count as usize, seed);
         }
@@ -113,9 +125,9 @@ impl<'a> Workshop<'a> {
     pub(super) fn train(&self, arm: &Arm) -> anyhow::Result<Trained> {
         let run = self.directory.join(self.folder(arm));
         eprintln!("{}: training in {}", arm.name, run.display());
-        let resume = prepare(&run, arm)?;
+        let resume = self.prepare(&run, arm)?;
         let job = Job {
-            space: &self.lab.model.card.space,
+            space: &arm.space,
             train: Arc::clone(&self.train),
             validation: Some(&self.validation),
             start: arm.from_model.then_some(&self.lab.model.weights),
@@ -144,11 +156,31 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// What `child` gets right on the whole test set with these weights, recalibrated.
-    pub(super) fn test(&mut self, weights: &Weights, child: &Child) -> anyhow::Result<Tally> {
-        let own = std::mem::replace(&mut self.lab.model.weights, weights.clone());
+    /// Whether the run is there already and goes on.
+    fn prepare(&self, run: &Path, arm: &Arm) -> anyhow::Result<bool> {
+        match RunDirectory::peek(run) {
+            Ok(state) => {
+                let same = state.settings == arm.settings && state.space == arm.space && state.augment == self.train.augment;
+                ensure!(same, "{} holds a run with other settings: choose another --runs directory, or delete it", run.display());
+                Ok(true)
+            }
+            // Nothing was saved before it was interrupted.
+            Err(TrainError::NothingToResume { .. }) => {
+                if run.exists() {
+                    std::fs::remove_dir_all(run).with_context(|| format!("cannot begin {} anew", run.display()))?;
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What `child` gets right on the whole test set with the weights that `arm` trained, recalibrated.
+    pub(super) fn test(&mut self, arm: &Arm, weights: &Weights, child: &Child) -> anyhow::Result<Tally> {
+        let model = &mut self.lab.model;
+        let own = (std::mem::replace(&mut model.weights, weights.clone()), std::mem::replace(&mut model.card.space, arm.space.clone()));
         let tally = self.test_model(child);
-        self.lab.model.weights = own;
+        (self.lab.model.weights, self.lab.model.card.space) = own;
         tally
     }
 
@@ -166,6 +198,7 @@ impl<'a> Workshop<'a> {
     pub(super) fn setup(&self) -> Setup {
         Setup {
             settings: self.settings.clone(),
+            augment: self.train.augment.clone(),
             training_images: self.train.images.len(),
             test_images: self.lab.test_images(),
             calibration_images: self.args.calibration_images,
@@ -174,31 +207,12 @@ impl<'a> Workshop<'a> {
 
     /// What the arms have in common, in a sentence; those that differ in their learning rates say them themselves.
     pub(super) fn describe(&self) -> String {
-        let Setup { settings, training_images, test_images, calibration_images } = self.setup();
+        let Setup { settings, training_images, test_images, calibration_images, .. } = self.setup();
         format!(
             "{} epochs over {training_images} training images, batch {}, {:?}, seed {}; tested on {test_images} \
              images, recalibrated on {calibration_images} training images.",
             settings.epochs, settings.batch_size, settings.optimiser.kind, settings.seed
         )
-    }
-}
-
-/// Whether the run is there already and goes on.
-fn prepare(run: &Path, arm: &Arm) -> anyhow::Result<bool> {
-    match RunDirectory::peek(run) {
-        Ok(state) => {
-            let same = state.settings == arm.settings;
-            ensure!(same, "{} holds a run with other settings: choose another --runs directory, or delete it", run.display());
-            Ok(true)
-        }
-        // Nothing was saved before it was interrupted.
-        Err(TrainError::NothingToResume { .. }) => {
-            if run.exists() {
-                std::fs::remove_dir_all(run).with_context(|| format!("cannot begin {} anew", run.display()))?;
-            }
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

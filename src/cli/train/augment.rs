@@ -7,14 +7,15 @@ use crate::image::Preprocessing;
 
 /// Each flag changes its own part of the augmentation.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct AugmentFlags {
+pub(in crate::cli) struct AugmentFlags {
     /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels
     #[arg(long, value_name = "PIXELS")]
     pad: Option<u32>,
     /// Do not mirror images at random
     #[arg(long)]
     no_flip: bool,
-    /// Change images by a policy that was searched for: pairs of operations on colour and shape, after crop and mirroring
+    /// Change images by a policy that was searched for: pairs of operations on colour and shape, after crop and mirroring; if not
+    /// given, ImageNet's for colour crops above 64 pixels, CIFAR-10's for smaller ones, and none for grey images
     #[arg(long, value_enum, value_name = "POLICY")]
     auto_augment: Option<SearchedOn>,
 }
@@ -22,7 +23,7 @@ pub(super) struct AugmentFlags {
 /// Where AutoAugment's policy comes from.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SearchedOn {
-    /// No policy, where a run that had one goes on
+    /// No policy
     None,
     /// AutoAugment's policy for ImageNet
     #[value(name = "imagenet")]
@@ -31,18 +32,19 @@ enum SearchedOn {
     Cifar10,
 }
 
-/// Small images are shifted; of large ones a random part is taken (Inception's crop).
+/// Small images are shifted; of large ones a random part is taken (Inception's crop). Colour images then change by the policy that
+/// was searched on images of their size (paper, 4.1); for grey ones none was.
 pub(in crate::cli) fn default_augment(preprocessing: &Preprocessing) -> Augment {
-    let crop = match preprocessing.crop {
-        ..=64 => RandomCrop::Pad { pad: 2 },
-        _ => RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },
+    let (crop, policy) = match preprocessing.crop {
+        ..=64 => (RandomCrop::Pad { pad: 2 }, Policy::Cifar10),
+        _ => (RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] }, Policy::ImageNet),
     };
-    Augment { crop, flip: true, auto_augment: None }
+    Augment { crop, flip: true, auto_augment: (preprocessing.channels() > 1).then_some(policy) }
 }
 
 impl AugmentFlags {
     /// `base` with what the flags say; where a run is resumed, what they do not say stays.
-    pub(super) fn change(&self, base: Augment) -> Result<Augment, AugmentError> {
+    pub(in crate::cli) fn change(&self, base: Augment) -> Result<Augment, AugmentError> {
         let auto_augment = match self.auto_augment {
             Some(SearchedOn::None) => None,
             Some(SearchedOn::ImageNet) => Some(Policy::ImageNet),
@@ -61,11 +63,29 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::image::Filter;
 
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
         flags: AugmentFlags,
+    }
+
+    #[test]
+    fn images_are_changed_as_suits_their_size_and_colour() {
+        let (shifted, resized) = (RandomCrop::Pad { pad: 2 }, RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] });
+        let cases = [
+            (64, 1, shifted, None),
+            (64, 3, shifted, Some(Policy::Cifar10)),
+            (65, 1, resized, None),
+            (65, 3, resized, Some(Policy::ImageNet)),
+        ];
+        for (side, channels, crop, auto_augment) in cases {
+            let (mean, std) = (vec![0.5; channels], vec![0.2; channels]);
+            let preprocessing = Preprocessing { resize: None, filter: Filter::Bicubic, crop: side, mean, std, background: [0; 3] };
+            let expected = Augment { crop, flip: true, auto_augment };
+            assert_eq!(default_augment(&preprocessing), expected, "{side} pixels, {channels} channels");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::read_json;
+use crate::space::{SearchSpace, Shortcut};
 use crate::train::{Decay, OptimiserKind, Regularise, TrainSettings};
 
 /// Flags that change single settings.
@@ -68,7 +69,7 @@ enum Rule {
 }
 
 /// What the paper adds to plain training of shared weights, and what it takes from EfficientNet. Augmentation has flags of its own.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Technique {
     /// The smallest and the biggest child at every step; without it nobody distils either
     Sandwich,
@@ -76,6 +77,8 @@ enum Technique {
     Distillation,
     /// The last batch norm of every block starts at zero
     ZeroGamma,
+    /// Blocks that change channels or resolution have a skip connection too
+    TransitionSkips,
     /// Weight decay and dropout for the biggest child only
     RegulariseBiggest,
     /// The learning rate ends at a floor; without it, it falls to the end, as with `--floor 0`
@@ -89,6 +92,12 @@ enum Technique {
 }
 
 impl SettingsFlags {
+    /// `space` without the skip connections that the flags switch off.
+    pub(in crate::cli) fn change_space(&self, space: SearchSpace) -> SearchSpace {
+        let skips = !self.without.contains(&Technique::TransitionSkips);
+        if skips { space } else { SearchSpace { shortcut: Shortcut::IdentityOnly, ..space } }
+    }
+
     /// The settings of the file, else `base`, with what the flags change.
     pub(in crate::cli) fn change(&self, base: TrainSettings) -> anyhow::Result<TrainSettings> {
         let mut settings: TrainSettings = self.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
@@ -119,6 +128,8 @@ impl SettingsFlags {
                 Technique::Sandwich => (settings.sandwich, settings.distillation) = (false, false),
                 Technique::Distillation => settings.distillation = false,
                 Technique::ZeroGamma => settings.zero_gamma = false,
+                // The network has them or not, not the training.
+                Technique::TransitionSkips => {}
                 Technique::RegulariseBiggest => settings.regularise = Regularise::Everyone,
                 Technique::ConstantEnding => settings.schedule.floor = 0.0,
                 Technique::WarmUp => settings.schedule.warmup_epochs = 0.0,

@@ -55,12 +55,23 @@ mod tests {
 
     const POLICIES: [Policy; 2] = [Policy::ImageNet, Policy::Cifar10];
 
+    /// As another transcription has them; some operations have no magnitude, whatever the paper lists.
     #[test]
-    fn tables_hold_probabilities_in_tenths_and_magnitudes_below_ten() {
-        for (operation, probability, magnitude) in POLICIES.iter().flat_map(|policy| policy.table().as_flattened()) {
-            let tenths = probability * 10.0;
-            assert!((0.0..=10.0).contains(&tenths) && (tenths - tenths.round()).abs() < 1e-9, "{operation:?} {probability}");
-            assert!(*magnitude <= 9, "{operation:?} {magnitude}");
+    fn tables_are_the_papers() {
+        #[derive(Deserialize)]
+        struct Golden {
+            imagenet: Vec<[(String, f64, Option<u8>); 2]>,
+            cifar10: Vec<[(String, f64, Option<u8>); 2]>,
+        }
+        let golden: Golden = serde_json::from_str(include_str!("../../../tests/data/auto_augment/policies.json")).expect("valid");
+        for (policy, expected) in [(Policy::ImageNet, golden.imagenet), (Policy::Cifar10, golden.cifar10)] {
+            let (steps, expected) = (policy.table().as_flattened(), expected.as_flattened());
+            assert_eq!(steps.len(), expected.len());
+            for ((operation, probability, magnitude), expected) in steps.iter().zip(expected) {
+                let found = (format!("{operation:?}"), *probability, expected.2.map(|_| *magnitude));
+                assert_eq!(found, *expected, "{policy:?}");
+                assert!(*magnitude <= 9, "{operation:?} {magnitude}");
+            }
         }
     }
 
