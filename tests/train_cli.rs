@@ -323,6 +323,7 @@ fn a_run_goes_on_as_what_it_was_begun() {
         (["--space", "cifar10"], "--space is not what run was begun with"),
         (["--child", "biggest"], "--child or --with-biggest is not what run was begun with"),
         (["--labels", "labels.txt"], "--labels is not what run was begun with"),
+        (["--without", "zero-gamma"], "--without zero-gamma is not what run was begun with"),
     ] {
         let output = train(&[&flags[..], &["--resume"]].concat()).output().expect("runs");
         let error = String::from_utf8_lossy(&output.stderr);
@@ -334,7 +335,10 @@ fn a_run_goes_on_as_what_it_was_begun() {
     let output = train(&more).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("broken.png"), "{error}");
-    succeed(train(&[&more[..], &["--max-corrupt", "1"]].concat()));
+    let output = train(&[&more[..], &["--max-corrupt", "1"]].concat()).output().expect("runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.contains("WARN skipping an image that cannot be decoded"), "{error}");
+    assert!(error.contains("broken.png"), "what is skipped is named: {error}");
     assert_eq!((&told()["optimiser"]["kind"], &told()["seed"]), (&"sgd".into(), &7.into()));
     assert_eq!((&told()["schedule"]["shape"], &told()["schedule"]["floor"]), (&"cosine".into(), &0.0.into()), "to zero, if not told");
     assert!(told()["roster"]["child"].is_object(), "what was trained still is");

@@ -131,7 +131,9 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
     assert!(bench.path("whole").join("accuracy.png").exists());
     let accuracies = |epoch: &serde_json::Value| (epoch["accuracy_biggest"].clone(), epoch["accuracy_smallest"].clone());
     assert_eq!(epochs.len(), 2);
-    assert_eq!(epochs.last().map(accuracies), lines(&bench.path("parts").join("metrics.jsonl")).last().map(accuracies));
+    let parts = lines(&bench.path("parts").join("metrics.jsonl"));
+    let of = |epochs: &[serde_json::Value]| epochs.iter().map(accuracies).collect::<Vec<_>>();
+    assert_eq!(of(&epochs), of(&parts), "who stops at the end of an epoch still validates");
 }
 
 /// The same with everything that a run can keep beside its weights, and each technique off.
@@ -177,6 +179,15 @@ fn runs_that_cannot_start_say_why() {
     let message = bench.run("taken", false).expect_err("taken").to_string();
     assert!(message.contains("already holds a run; resume it with --resume"), "{message}");
 
+    let (begun, lost) = (bench.path("begun"), bench.path("begun").join("metrics.jsonl"));
+    fs::create_dir_all(&begun).expect("makes");
+    fs::write(&lost, "{}\n").expect("writes");
+    let held = RunDirectory::create(&begun).expect("what never came to a checkpoint does not stand in the way");
+    assert!(!lost.exists());
+    assert!(matches!(bench.run("begun", false), Err(TrainError::Busy { .. })));
+    drop(held);
+    bench.one_step("begun", false);
+
     let before = bench.settings.clone();
     bench.settings.seed += 1;
     let message = bench.run("taken", true).expect_err("another seed").to_string();
@@ -217,7 +228,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
     let error = bench.run("fresh", false).expect_err("diverges");
     assert!(matches!(error, TrainError::NotFinite { .. }), "{error}");
     let message = error.to_string();
-    assert!(message.contains("step 1") && message.contains("there is no checkpoint yet"), "{message}");
+    assert!(message.contains("step 2,") && message.contains("there is no checkpoint yet"), "{message}");
     let rate = bench.settings.schedule.rate(1, 4, BATCH);
     assert!(message.contains(&format!("learning rate {rate:.3e}")), "{message}");
 

@@ -36,6 +36,16 @@ impl std::str::FromStr for Directives {
     }
 }
 
+/// Starts logging for commands without flags for it: warnings, for the person at the terminal.
+pub(super) fn start_warnings() {
+    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("bignas=warn")).with_writer(std::io::stderr);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Whoever embeds this has a log already.
+    if let Err(error) = lines.with_ansi(ansi).without_time().with_target(false).try_init() {
+        tracing::debug!(error, "logging runs already");
+    }
+}
+
 /// Starts logging for the whole process; a second start changes nothing.
 pub(super) fn start(options: &LogOptions) {
     let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&options.log_level.0)).with_writer(std::io::stderr);

@@ -75,6 +75,9 @@ impl Cli {
     /// # Errors
     /// Whatever the subcommand reports, meant for a person.
     pub fn run(self) -> anyhow::Result<()> {
+        if !matches!(self.command, Command::Serve(_)) {
+            logging::start_warnings();
+        }
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Health(args) => health::run(&args),

@@ -237,6 +237,7 @@ fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> 
     let roster = models.roster(&args.models, &state.space)?;
     let same = [
         ("--space", space.is_none_or(|space| args.settings.change_space(space) == state.space)),
+        ("--without zero-gamma", args.settings.change(state.settings.clone())?.zero_gamma == state.settings.zero_gamma),
         ("--without transition-skips", args.settings.change_space(state.space.clone()) == state.space),
         ("--preprocessing", preprocessing.is_none_or(|preprocessing| preprocessing == state.preprocessing)),
         ("--labels", labels.is_none_or(|labels| labels == state.classes)),

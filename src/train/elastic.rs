@@ -3,6 +3,8 @@
 //! A child uses the lowest-index channels of every layer, the lowest-index layers of every stage, and the centre of every
 //! larger depthwise kernel. Which these are, and every padding, stands in its [`Plan`]; nothing is decided here.
 
+use std::collections::BTreeSet;
+
 use tch::{Device, IndexOp, Tensor as Torch};
 
 use super::norm::Norm;
@@ -65,6 +67,14 @@ impl ElasticNet {
         let classifier = square(self.parameters.get("classifier.weight").narrow(1, 0, plan.head.features as i64));
         convs.chain(squeezes).fold(classifier, |sum, square| sum + square)
     }
+}
+
+/// The names of the weights that the child of `plan` has: of convolutions and linear layers, without batch norms and biases.
+#[must_use]
+pub fn weight_names(plan: &Plan) -> BTreeSet<String> {
+    let squeezes = plan.blocks.iter().filter_map(|block| block.squeeze_excite.as_ref());
+    let squeezes = squeezes.flat_map(|squeeze| ["reduce", "expand"].map(|layer| format!("{}.{layer}.weight", squeeze.name)));
+    plan.convs().map(|conv| format!("{}.weight", conv.name)).chain(squeezes).chain(["classifier.weight".to_owned()]).collect()
 }
 
 /// The same values with the channels innermost in memory, the layout in which these networks run fastest on a CPU.

@@ -46,6 +46,12 @@ pub enum TrainError {
         /// The run directory.
         path: PathBuf,
     },
+    /// Another process trains there.
+    #[error("another process trains in {}: wait for it, or choose another directory", path.display())]
+    Busy {
+        /// The run directory.
+        path: PathBuf,
+    },
     /// There is nothing to resume.
     #[error("{} holds no checkpoint to resume from; start without --resume", path.display())]
     NothingToResume {
@@ -95,7 +101,7 @@ pub enum TrainError {
         "the network diverged (a loss or weight is no longer a number) at step {step}, learning rate {rate:.3e}; {checkpoint}; a lower learning rate usually helps"
     )]
     NotFinite {
-        /// The step, from 0.
+        /// The step, from 1, as progress and metrics count.
         step: u64,
         /// The learning rate.
         rate: f64,

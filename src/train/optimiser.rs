@@ -3,6 +3,8 @@
 //! libtorch's own RMSProp differs in three ways that change results: it adds epsilon outside the root, starts the mean square
 //! at zero, and applies the learning rate outside the momentum.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use tch::Tensor as Torch;
 
@@ -22,7 +24,8 @@ pub struct OptimiserSettings {
     pub momentum: f64,
     /// Added to the mean square under the root; RMSProp's.
     pub epsilon: f64,
-    /// L2 penalty: this times a weight is added to its gradient. Batch norms and biases have none.
+    /// L2 penalty: this times a weight is added to its gradient. Batch norms and biases have none, nor have weights that only
+    /// children without regularisation use.
     pub weight_decay: f64,
 }
 
@@ -54,11 +57,11 @@ pub struct Optimiser {
 }
 
 impl Optimiser {
-    /// A fresh optimiser: mean squares at one, momentum at zero.
+    /// A fresh optimiser: mean squares at one, momentum at zero. Weight decay reaches the tensors `decayed`.
     #[must_use]
-    pub fn new(settings: OptimiserSettings, parameters: &Parameters) -> Self {
+    pub fn new(settings: OptimiserSettings, parameters: &Parameters, decayed: &BTreeSet<String>) -> Self {
         let flat = parameters.flat();
-        let weight_decay = parameters.weight_mask() * settings.weight_decay;
+        let weight_decay = parameters.mask(decayed) * settings.weight_decay;
         Self { mean_square: flat.ones_like(), momentum: flat.zeros_like(), weight_decay, settings }
     }
 
@@ -66,15 +69,20 @@ impl Optimiser {
     ///
     /// # Errors
     /// [`TrainError::Layout`] where the state is of another model.
-    pub fn resume(settings: OptimiserSettings, parameters: &Parameters, state: &OptimiserState) -> Result<Self, TrainError> {
+    pub fn resume(
+        settings: OptimiserSettings,
+        parameters: &Parameters,
+        decayed: &BTreeSet<String>,
+        state: &OptimiserState,
+    ) -> Result<Self, TrainError> {
         let mean_square = parameters.flatten(&state.mean_square)?;
         let momentum = parameters.flatten(&state.momentum)?;
-        Ok(Self { mean_square, momentum, ..Self::new(settings, parameters) })
+        Ok(Self { mean_square, momentum, ..Self::new(settings, parameters, decayed) })
     }
 
     /// Applies `gradient`, laid out as [`Parameters::flat`], to `parameters` with learning rate `rate`.
     ///
-    /// The penalty is added once a step and reaches every weight: the biggest child, the only one that is regularised, has all.
+    /// The penalty is added once a step: only one child, the biggest, is regularised.
     pub fn update(&mut self, parameters: &Parameters, gradient: &Torch, rate: f64) {
         tch::no_grad(|| {
             let mut flat = parameters.flat();
@@ -133,6 +141,10 @@ mod tests {
         Parameters::new(&Weights::new(BTreeMap::from(tensors.map(|(name, tensor)| (name.to_owned(), tensor)))), Device::Cpu)
     }
 
+    fn decayed() -> BTreeSet<String> {
+        BTreeSet::from(["a.weight".to_owned()])
+    }
+
     /// A gradient that has the given values for some tensors, and zero for the others.
     fn given_all(parameters: &Parameters, values: &[(&str, &[f32])]) -> Torch {
         let replica = parameters.replica();
@@ -169,7 +181,8 @@ mod tests {
     #[test]
     fn updates_are_tensorflows() {
         let parameters = parameters();
-        let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.01, ..OptimiserSettings::default() }, &parameters);
+        let mut optimiser =
+            Optimiser::new(OptimiserSettings { weight_decay: 0.01, ..OptimiserSettings::default() }, &parameters, &decayed());
         let (mut weights, mut gammas) = (WEIGHT.map(ByHand::new), GAMMA.map(ByHand::new));
         for (step, rate) in [0.1, 0.05, 0.2, 0.0].into_iter().enumerate() {
             let gradient = [0.3, -2.0, 0.0, 1e-3].map(|g: f32| g * (1.0 - 0.7 * step as f32));
@@ -191,7 +204,7 @@ mod tests {
     fn sgd_is_nesterovs() {
         let parameters = parameters();
         let settings = OptimiserSettings { kind: OptimiserKind::Sgd, weight_decay: 0.01, ..OptimiserSettings::default() };
-        let mut optimiser = Optimiser::new(settings, &parameters);
+        let mut optimiser = Optimiser::new(settings, &parameters, &decayed());
         let (mut value, mut momentum) = (f64::from(WEIGHT[0]), 0.0);
         for (gradient, rate) in [(0.3, 0.1), (-2.0, 0.05), (1.0, 0.2)] {
             optimiser.update(&parameters, &given(&parameters, &[gradient as f32, 0.0, 0.0, 0.0]), rate);
@@ -206,7 +219,8 @@ mod tests {
     #[test]
     fn the_penalty_reaches_weights_but_no_batch_norm() {
         let parameters = parameters();
-        let mut optimiser = Optimiser::new(OptimiserSettings { weight_decay: 0.1, ..OptimiserSettings::default() }, &parameters);
+        let mut optimiser =
+            Optimiser::new(OptimiserSettings { weight_decay: 0.1, ..OptimiserSettings::default() }, &parameters, &decayed());
         optimiser.update(&parameters, &given(&parameters, &[0.0; 4]), 0.1);
         let found = parameters.to_weights();
         assert_eq!(found.get("a.bn.weight").unwrap().data, GAMMA);
@@ -218,10 +232,10 @@ mod tests {
     #[test]
     fn a_resumed_optimiser_computes_what_the_first_would() {
         let (first, settings) = (parameters(), OptimiserSettings::default());
-        let mut optimiser = Optimiser::new(settings.clone(), &first);
+        let mut optimiser = Optimiser::new(settings.clone(), &first, &decayed());
         optimiser.update(&first, &given(&first, &[1.0, 2.0, 3.0, 4.0]), 0.1);
         let second = Parameters::new(&first.to_weights(), Device::Cpu);
-        let mut resumed = Optimiser::resume(settings, &second, &optimiser.state(&first)).unwrap();
+        let mut resumed = Optimiser::resume(settings, &second, &decayed(), &optimiser.state(&first)).unwrap();
         for (parameters, optimiser) in [(&first, &mut optimiser), (&second, &mut resumed)] {
             optimiser.update(parameters, &given(parameters, &[-1.0, 0.5, 0.0, 1.0]), 0.1);
         }

@@ -2,7 +2,7 @@
 //!
 //! An update then is a handful of operations on one long vector instead of several on each of a hundred short ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tch::{Device, Kind, Tensor as Torch};
 
@@ -28,11 +28,6 @@ struct Slot {
 impl Slot {
     fn len(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Weights of convolutions and linear layers have two dimensions or more; batch norms and biases have one.
-    fn is_weight(&self) -> bool {
-        self.shape.len() > 1
     }
 }
 
@@ -98,10 +93,10 @@ impl Parameters {
         Torch::cat(&parts, 0)
     }
 
-    /// One where a value belongs to the weight of a convolution or of the classifier, zero in batch norms and biases.
-    pub fn weight_mask(&self) -> Torch {
-        let values: Vec<f32> =
-            self.slots.iter().flat_map(|slot| std::iter::repeat_n(if slot.is_weight() { 1.0 } else { 0.0 }, slot.len())).collect();
+    /// One where a value belongs to one of the tensors `names`, zero elsewhere.
+    pub fn mask(&self, names: &BTreeSet<String>) -> Torch {
+        let value = |slot: &Slot| if names.contains(&slot.name) { 1.0 } else { 0.0 };
+        let values: Vec<f32> = self.slots.iter().flat_map(|slot| std::iter::repeat_n(value(slot), slot.len())).collect();
         Torch::from_slice(&values).to_device(self.device())
     }
 

@@ -3,11 +3,12 @@
 //! ```text
 //! RUN/metrics.jsonl                         one line a report
 //! RUN/{loss,learning-rate,accuracy}.{svg,png}  the same as curves
+//! RUN/lock                                  held by the process that trains
 //! RUN/checkpoints/step-00000468/            state.json, weights, mean_square, momentum, perhaps average (.safetensors)
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ const KEPT: usize = 2;
 pub struct RunState {
     /// Updates done.
     pub step: u64,
+    /// Training images.
+    #[serde(default)]
+    pub images: usize,
     /// Updates an epoch.
     pub steps_per_epoch: u64,
     /// Seconds of training so far, over all sessions.
@@ -80,10 +84,11 @@ pub struct Checkpoint {
     pub average: Option<Weights>,
 }
 
-/// The directory of a run.
-#[derive(Debug, Clone)]
+/// The directory of a run, which no other process trains in as long as this lives.
+#[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    _lock: File,
 }
 
 const WEIGHTS: &str = "weights.safetensors";
@@ -91,28 +96,46 @@ const MEAN_SQUARE: &str = "mean_square.safetensors";
 const MOMENTUM: &str = "momentum.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
+const LOCK: &str = "lock";
 
 impl RunDirectory {
-    /// Starts a new run at `path`, which is made where it is missing.
+    /// Starts a new run at `path`, which is made where it is missing. What a run left there that never came to a checkpoint goes.
     ///
     /// # Errors
-    /// [`TrainError::Exists`] where it holds a run.
+    /// [`TrainError::Exists`] where it holds a run, [`TrainError::Busy`] where another process trains in it.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
-        let run = Self { path: path.to_owned() };
-        fs::create_dir_all(run.checkpoints()).map_err(|source| io(&run.checkpoints(), source))?;
-        if run.metrics().exists() || run.latest()?.is_some() {
+        let directory = checkpoints(path);
+        fs::create_dir_all(&directory).map_err(|source| io(&directory, source))?;
+        let run = Self::lock(path)?;
+        if run.latest()?.is_some() {
             return Err(TrainError::Exists { path: path.to_owned() });
         }
-        Ok(run)
+        match fs::remove_file(run.metrics()) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(io(&run.metrics(), source)),
+            _ => Ok(run),
+        }
+    }
+
+    /// Takes the directory at `path` for this process.
+    fn lock(path: &Path) -> Result<Self, TrainError> {
+        let name = path.join(LOCK);
+        let lock = File::create(&name).map_err(|source| io(&name, source))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(io(&name, source)),
+        }
     }
 
     /// Opens the run at `path` and reads its newest checkpoint; `layout` gives the tensors of a state's space and classes.
     ///
     /// # Errors
-    /// [`TrainError::NothingToResume`], or what is wrong with the checkpoint.
+    /// [`TrainError::NothingToResume`], [`TrainError::Busy`] where another process trains in it, or what is wrong with the checkpoint.
     pub fn resume(path: &Path, layout: impl Fn(&SearchSpace, usize) -> Vec<TensorSpec>) -> Result<(Self, Checkpoint), TrainError> {
-        let run = Self { path: path.to_owned() };
-        let Some(directory) = run.latest()? else { return Err(TrainError::NothingToResume { path: path.to_owned() }) };
+        let nothing = || TrainError::NothingToResume { path: path.to_owned() };
+        latest(path)?.ok_or_else(nothing)?;
+        let run = Self::lock(path)?;
+        let directory = run.latest()?.ok_or_else(nothing)?;
         let state = read_state(&directory)?;
         let layout = layout(&state.space, state.classes.len());
         let tensors = |name: &str| read_tensors(&directory.join(name), state.sha256.get(name), &layout);
@@ -127,8 +150,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::NothingToResume`], or what is wrong with the state.
     pub fn peek(path: &Path) -> Result<RunState, TrainError> {
-        let latest = Self { path: path.to_owned() }.latest()?;
-        read_state(&latest.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
+        read_state(&latest(path)?.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
     }
 
     /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
@@ -174,34 +196,42 @@ impl RunDirectory {
     /// # Errors
     /// Whatever the file system says, but for an absent directory, which holds none.
     pub fn latest(&self) -> Result<Option<PathBuf>, TrainError> {
-        Ok(self.all()?.pop())
+        latest(&self.path)
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
-    }
-
-    /// All checkpoints, the oldest first.
-    fn all(&self) -> Result<Vec<PathBuf>, TrainError> {
-        let entries = match fs::read_dir(self.checkpoints()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(io(&self.checkpoints(), source)),
-        };
-        let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>();
-        let mut paths = paths.map_err(|source| io(&self.checkpoints(), source))?;
-        paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")));
-        paths.sort();
-        Ok(paths)
+        checkpoints(&self.path)
     }
 
     fn prune(&self) -> Result<(), TrainError> {
-        let all = self.all()?;
+        let all = all(&self.path)?;
         for path in &all[..all.len().saturating_sub(KEPT)] {
             fs::remove_dir_all(path).map_err(|source| io(path, source))?;
         }
         Ok(())
     }
+}
+
+fn checkpoints(path: &Path) -> PathBuf {
+    path.join("checkpoints")
+}
+
+fn latest(path: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(all(path)?.pop())
+}
+
+/// All checkpoints, the oldest first.
+fn all(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = match fs::read_dir(checkpoints(path)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(io(&checkpoints(path), source)),
+    };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.map_err(|source| io(&checkpoints(path), source))?;
+    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")));
+    paths.sort();
+    Ok(paths)
 }
 
 pub(super) fn io(path: &Path, source: std::io::Error) -> TrainError {

@@ -1,5 +1,6 @@
 //! The training loop: steps, reports, checkpoints, and going on where a run stopped.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,19 +9,19 @@ use std::time::Instant;
 use super::TrainError;
 use super::average::Average;
 use super::curves;
-use super::elastic::ElasticNet;
+use super::elastic::{ElasticNet, weight_names};
 use super::input::Normaliser;
 use super::job::{Job, Outcome, Provenance};
 use super::optimiser::Optimiser;
 use super::progress::Progress;
 use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
 use super::sandwich::{Sandwich, Step};
-use super::settings::TrainSettings;
+use super::settings::{Roster, TrainSettings};
 use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
 use crate::checkpoint::Weights;
 use crate::data::{Batch, BatchPlan, Batches, Mode};
-use crate::space::{Plan, layout};
+use crate::space::{Child, Plan, SearchSpace, layout};
 
 /// Trains from the beginning, or goes on from the newest checkpoint where `resume` is set.
 ///
@@ -42,15 +43,18 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
     )?;
     let validation = job.validation.map(|test| Validation::new(job, test, settings)).transpose()?;
     while training.state.step < steps {
-        if training.epoch(&mut progress)?.is_break() {
-            let checkpoint = training.save()?;
+        let stopped = training.epoch(&mut progress)?.is_break();
+        let checkpoint = training.save()?;
+        if !training.state.step.is_multiple_of(training.state.steps_per_epoch) {
             return Ok(Outcome::Stopped { checkpoint });
         }
-        training.save()?;
         if let Some(validation) = &validation {
             progress.epoch(training.state.step, training.state.seconds, &training.validate(validation))?;
         }
         curves::write(&training.run.metrics())?;
+        if stopped && training.state.step < steps {
+            return Ok(Outcome::Stopped { checkpoint });
+        }
     }
     Ok(training.finish())
 }
@@ -78,7 +82,8 @@ impl<'a> Training<'a> {
         if let Some(start) = job.start {
             net.parameters.assign(start)?;
         }
-        let optimiser = Optimiser::new(settings.optimiser(), &net.parameters);
+        let decayed = decayed(job.space, state.classes.len(), &settings.roster)?;
+        let optimiser = Optimiser::new(settings.optimiser(), &net.parameters, &decayed);
         Self::new(job, run, state, net, optimiser)
     }
 
@@ -91,9 +96,10 @@ impl<'a> Training<'a> {
         state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights, job.device);
         // What one rule remembers means nothing to another.
+        let decayed = decayed(job.space, state.classes.len(), &settings.roster)?;
         let optimiser = match before == settings.optimiser.kind {
-            true => Optimiser::resume(settings.optimiser(), &net.parameters, &checkpoint.optimiser)?,
-            false => Optimiser::new(settings.optimiser(), &net.parameters),
+            true => Optimiser::resume(settings.optimiser(), &net.parameters, &decayed, &checkpoint.optimiser)?,
+            false => Optimiser::new(settings.optimiser(), &net.parameters, &decayed),
         };
         let mut training = Self::new(job, run, state, net, optimiser)?;
         if let (Some(decay), Some(weights)) = (settings.average, &checkpoint.average) {
@@ -162,7 +168,7 @@ impl<'a> Training<'a> {
             Some(path) => format!("the last good checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),
         };
-        Ok(TrainError::NotFinite { step, rate, checkpoint })
+        Ok(TrainError::NotFinite { step: step + 1, rate, checkpoint })
     }
 
     /// Writes a checkpoint, unless the last update ruined the weights: its loss was computed before it.
@@ -204,6 +210,15 @@ impl<'a> Training<'a> {
     }
 }
 
+/// The weights of the child that is regularised: of the biggest, or of one that is trained alone (paper, 3.1).
+fn decayed(space: &SearchSpace, classes: usize, roster: &Roster) -> Result<BTreeSet<String>, TrainError> {
+    let child = match roster {
+        Roster::Child(choices) => Child::new(space, choices.clone())?,
+        Roster::Space | Roster::BiggestAnd(_) => space.biggest(),
+    };
+    Ok(weight_names(&Plan::new(space, &child, classes)))
+}
+
 /// The biggest child of the job's teacher.
 fn teacher(job: &Job<'_>, classes: usize, seed: u64) -> Result<Option<Teacher>, TrainError> {
     let Some(weights) = job.teacher else { return Ok(None) };
@@ -219,6 +234,7 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
     }
     Ok(RunState {
         step: 0,
+        images: job.train.images.len(),
         steps_per_epoch: (job.train.images.len() / settings.batch_size.max(1)).max(1) as u64,
         seconds: 0.0,
         settings: settings.clone(),
@@ -255,7 +271,8 @@ fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result
         ("preprocessing", expected.preprocessing == saved.preprocessing),
         ("teacher (--teacher)", expected.taught == saved.taught),
         ("list of classes", expected.classes == saved.classes),
-        ("number of images", expected.steps_per_epoch == saved.steps_per_epoch),
+        // A state from before the count was kept says how many steps they make.
+        ("number of images", expected.images == saved.images || saved.images == 0 && expected.steps_per_epoch == saved.steps_per_epoch),
     ];
     match checks.iter().find(|(_, same)| !same) {
         Some((what, _)) => Err(TrainError::Changed { path: path.to_owned(), what }),

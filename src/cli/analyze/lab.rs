@@ -53,10 +53,10 @@ impl Lab {
         self.test.images.len()
     }
 
-    /// The first `count` of a seeded draw of training images: a smaller set is part of a larger one.
-    pub(super) fn calibration(&self, count: usize) -> anyhow::Result<CalibrationSet> {
+    /// The first `count` of a seeded draw of training images, changed as `augment` says: a smaller set is part of a larger one.
+    pub(super) fn calibration(&self, count: usize, augment: &Augment) -> anyhow::Result<CalibrationSet> {
         ensure!(count <= self.train.len(), "{count} calibration images are more than the {} training images", self.train.len());
-        let (augment, mut patches): (Augment, Vec<Patch>) = (self.model.card.augment(), Vec::with_capacity(count));
+        let mut patches: Vec<Patch> = Vec::with_capacity(count);
         for index in calibration_indices(self.train.len(), self.train.len(), self.seed) {
             if patches.len() == count {
                 break;

@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     counts.sort_unstable();
     counts.dedup();
     let most = counts.last().copied().unwrap_or_default() as usize;
-    let biggest = lab.statistics(&lab.model.card.space.biggest(), &lab.calibration(most)?)?;
+    let biggest = lab.statistics(&lab.model.card.space.biggest(), &lab.calibration(most, &lab.model.card.augment())?)?;
     let mut rows = Vec::new();
     for (name, child) in &lab.children {
         rows.push(measure(&lab, name, child, &counts, &biggest)?);
@@ -81,7 +81,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     );
     let rows_of_table = rows.iter().map(cells).collect();
     let numbers = Numbers { test_images, seed, calibration_batch, rows };
-    Report { name: "recalibration", what, columns, rows: rows_of_table, chart, numbers }.publish(&args.common.output)
+    Report { name: "recalibration", what, columns, rows: rows_of_table, charts: vec![("recalibration".to_owned(), chart)], numbers }
+        .publish(&args.common.output)
 }
 
 fn measure(lab: &Lab, name: &str, child: &Child, counts: &[u32], biggest: &BnStats) -> anyhow::Result<Row> {
@@ -89,7 +90,7 @@ fn measure(lab: &Lab, name: &str, child: &Child, counts: &[u32], biggest: &BnSta
     let shared = lab.made(child, |layer, channels| first_channels(biggest, layer, channels))?;
     let mut recalibrated = Vec::new();
     for &count in counts {
-        let own = lab.statistics(child, &lab.calibration(count as usize)?)?;
+        let own = lab.statistics(child, &lab.calibration(count as usize, &lab.model.card.augment())?)?;
         recalibrated.push((count, lab.accuracy(child, &own)?));
     }
     Ok(Row {

@@ -18,13 +18,14 @@ pub(super) struct Report<'a, Numbers> {
     pub(super) columns: Vec<String>,
     /// One row a line.
     pub(super) rows: Vec<Vec<String>>,
-    pub(super) chart: Chart,
+    /// Charts, by the names of their files.
+    pub(super) charts: Vec<(String, Chart)>,
     /// Everything measured, and the settings.
     pub(super) numbers: Numbers,
 }
 
 impl<Numbers: Serialize> Report<'_, Numbers> {
-    /// Prints the table, and writes `NAME.md`, `NAME.json`, `NAME.svg` and `NAME.png` into `directory`.
+    /// Prints the table, and writes `NAME.md`, `NAME.json`, and every chart as SVG and PNG into `directory`.
     pub(super) fn publish(&self, directory: &Path) -> anyhow::Result<()> {
         let table = self.table();
         println!("{table}");
@@ -35,8 +36,11 @@ impl<Numbers: Serialize> Report<'_, Numbers> {
             let path = directory.join(format!("{}.{ending}", self.name));
             write_atomically(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        self.chart.write(directory, self.name)?;
-        println!("wrote {}/{}.{{md,json,svg,png}}", directory.display(), self.name);
+        println!("wrote {}/{}.{{md,json}}", directory.display(), self.name);
+        for (name, chart) in &self.charts {
+            chart.write(directory, name)?;
+            println!("wrote {}/{name}.{{svg,png}}", directory.display());
+        }
         Ok(())
     }
 

@@ -41,7 +41,7 @@ struct Numbers {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let lab = Lab::open(&args.common)?;
     let space = &lab.model.card.space;
-    let images = lab.calibration(args.images as usize)?;
+    let images = lab.calibration(args.images as usize, &lab.model.card.augment())?;
     let mut rows = Vec::new();
     for (name, child) in &lab.children {
         for &resolution in &space.resolutions {
@@ -88,5 +88,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let columns = ["child", "px", "seen in training", "MMACs", "accuracy %"].map(str::to_owned).to_vec();
     let rows_of_table = rows.iter().map(cells).collect();
     let numbers = Numbers { test_images, calibration_images, seed, rows };
-    Report { name: "resolutions", what, columns, rows: rows_of_table, chart, numbers }.publish(&args.common.output)
+    Report { name: "resolutions", what, columns, rows: rows_of_table, charts: vec![("resolutions".to_owned(), chart)], numbers }
+        .publish(&args.common.output)
 }

@@ -115,9 +115,12 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
     let what = format!("{what} Top-1 accuracy in %. {} {}", workshop.rate(), workshop.describe());
     let columns = ["arm", "smallest child", "biggest child", "training"].map(str::to_owned).to_vec();
     let table = rows.iter().map(cells).collect();
-    let chart = chart(&rows);
+    let charts = [chart(&rows, "smallest", |accuracy| accuracy.smallest), chart(&rows, "biggest", |accuracy| accuracy.biggest)];
+    // A training that diverges in its first epoch has no curve.
+    let named = ["smallest", "biggest"].map(|child| format!("{name}-{child}")).into_iter().zip(charts);
+    let charts = named.filter(|(_, chart)| !chart.series.is_empty()).collect();
     let numbers = Numbers { setup: workshop.setup(), rows };
-    Report { name, what, columns, rows: table, chart, numbers }.publish(&args.common.output)
+    Report { name, what, columns, rows: table, charts, numbers }.publish(&args.common.output)
 }
 
 fn measure(workshop: &mut Workshop<'_>, arm: &Arm) -> anyhow::Result<Row> {
@@ -134,16 +137,16 @@ fn measure(workshop: &mut Workshop<'_>, arm: &Arm) -> anyhow::Result<Row> {
     })
 }
 
-fn chart(rows: &[Row]) -> Chart {
-    let line = |row: &Row, child: &str, of: fn(&Accuracy) -> Option<f64>| {
+/// Accuracy of one child of every arm, after each epoch.
+fn chart(rows: &[Row], child: &str, of: fn(&Accuracy) -> Option<f64>) -> Chart {
+    let line = |row: &Row| {
         let points = row.epochs.iter().filter_map(|(epoch, accuracy)| Some((*epoch as f64, 100.0 * of(accuracy)?))).collect();
-        Series { name: format!("{}: {child}", row.arm), mark: Mark::Line, points }
+        Series { name: row.arm.clone(), mark: Mark::Line, points }
     };
-    let lines = rows.iter().flat_map(|row| [line(row, "biggest", |a| a.biggest), line(row, "smallest", |a| a.smallest)]);
     Chart {
-        title: "Accuracy after each epoch".to_owned(),
+        title: format!("Accuracy of the {child} child after each epoch"),
         x: "epochs".to_owned(),
         y: "top-1 accuracy, %".to_owned(),
-        series: lines.filter(|series| !series.points.is_empty()).collect(),
+        series: rows.iter().map(line).filter(|series| !series.points.is_empty()).collect(),
     }
 }

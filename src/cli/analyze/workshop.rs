@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use serde::Serialize;
 
 use super::Common;
@@ -95,7 +95,8 @@ impl<'a> Workshop<'a> {
     pub(super) fn open(args: &'a Training, name: &str) -> anyhow::Result<Self> {
         let lab = Lab::open(&args.common)?;
         let seed = args.common.seed;
-        let settings = args.settings.change(TrainSettings { seed, epochs: 2, ..TrainSettings::default() })?;
+        let settings = args.settings.change(TrainSettings { epochs: 2, ..TrainSettings::default() })?;
+        let settings = TrainSettings { seed, ..settings };
         let space = &lab.model.card.space;
         ensure!(
             args.settings.change_space(space.clone()) == *space,
@@ -112,7 +113,9 @@ impl<'a> Workshop<'a> {
             };
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
-        let mut train = source(Split::Train, args.augment.change(default_augment(preprocessing))?)?;
+        // As the model was trained, where it says how.
+        let augment = if lab.model.card.training.is_some() { lab.model.card.augment() } else { default_augment(preprocessing) };
+        let mut train = source(Split::Train, args.augment.change(augment)?)?;
         if let Some(count) = args.train_images {
             train.images = train.images.sample(count as usize, seed);
         }
@@ -164,13 +167,7 @@ impl<'a> Workshop<'a> {
                 ensure!(same, "{} holds a run with other settings: choose another --runs directory, or delete it", run.display());
                 Ok(true)
             }
-            // Nothing was saved before it was interrupted.
-            Err(TrainError::NothingToResume { .. }) => {
-                if run.exists() {
-                    std::fs::remove_dir_all(run).with_context(|| format!("cannot begin {} anew", run.display()))?;
-                }
-                Ok(false)
-            }
+            Err(TrainError::NothingToResume { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,14 +176,19 @@ impl<'a> Workshop<'a> {
     pub(super) fn test(&mut self, arm: &Arm, weights: &Weights, child: &Child) -> anyhow::Result<Tally> {
         let model = &mut self.lab.model;
         let own = (std::mem::replace(&mut model.weights, weights.clone()), std::mem::replace(&mut model.card.space, arm.space.clone()));
-        let tally = self.test_model(child);
+        let tally = self.tally(child, &self.train.augment);
         (self.lab.model.weights, self.lab.model.card.space) = own;
         tally
     }
 
     /// The same with the model's own weights.
     pub(super) fn test_model(&self, child: &Child) -> anyhow::Result<Tally> {
-        let images = self.lab.calibration(self.args.calibration_images as usize)?;
+        self.tally(child, &self.lab.model.card.augment())
+    }
+
+    /// The same of the weights that stand in the lab, recalibrated on images that are changed as those that they were trained on.
+    fn tally(&self, child: &Child, augment: &Augment) -> anyhow::Result<Tally> {
+        let images = self.lab.calibration(self.args.calibration_images as usize, augment)?;
         self.lab.tally(child, &self.lab.statistics(child, &images)?)
     }
 

@@ -77,7 +77,8 @@ struct SearchArgs {
     /// Seed of the selection images and of the mutations
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where scores are kept as they come, so that an interrupted search goes on; `search.jsonl` in the model's directory, if not given
+    /// Where scores are kept as they come, so that an interrupted search goes on; `search.jsonl` in the model's directory, if not given,
+    /// and with --shard `search-I-of-N.jsonl`
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
     /// Evaluate part I of N only, counted from 1; between the two phases, and at the end, `bignas search merge` joins the parts
@@ -142,9 +143,14 @@ impl SearchArgs {
             Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
         let mut known = results.scores.clone();
         let bar = progress_bar(0, "searching");
+        // What an earlier search evaluated took no time in this one.
+        let mut first = true;
         let outcome = search(&space, classes, &settings, self.shard.unwrap_or(Share::WHOLE), &mut known, |child, progress| {
             bar.set_length(progress.total as u64);
             bar.set_position(progress.done as u64);
+            if std::mem::take(&mut first) {
+                bar.reset_eta();
+            }
             let score = judge.score(child, &selection)?;
             results.add(child, score)?;
             Ok::<_, anyhow::Error>(score)
@@ -215,7 +221,11 @@ impl SearchArgs {
     }
 
     fn results(&self, model: &Model, header: &Header) -> anyhow::Result<Results> {
-        let path = self.results.clone().unwrap_or_else(|| model.directory().join("search.jsonl"));
+        let name = match self.shard {
+            Some(Share { index, count }) => format!("search-{}-of-{count}.jsonl", index + 1),
+            None => "search.jsonl".to_owned(),
+        };
+        let path = self.results.clone().unwrap_or_else(|| model.directory().join(name));
         let results = Results::open(&path, header)?;
         if !results.scores.is_empty() {
             println!("going on from {} children in {}", results.scores.len(), path.display());

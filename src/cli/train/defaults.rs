@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cli::init::default_crop;
 use crate::data::{DataOptions, ImageSet, Split};
 use crate::image::{DecodeLimits, Filter, Preprocessing};
 use crate::space::SearchSpace;
 
-/// Images that the default of the search space is chosen by.
+/// Images that the defaults are chosen by.
 const LOOKED_AT: usize = 32;
 
 /// The preset for images like the first ones. A data set of colour images may well begin with some that show none.
@@ -36,8 +36,9 @@ pub(super) fn default_preprocessing(space: &SearchSpace, data: &Path) -> Result<
     let (resize, crop) = default_crop(space);
     let mut preprocessing = Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
     if resize.is_none() {
-        let images = ImageSet::open(data, Split::Train, DataOptions::new(&preprocessing))?;
-        let first = images.pixels(0)?;
+        let images = ImageSet::open(data, Split::Train, DataOptions { max_corrupt: LOOKED_AT, ..DataOptions::new(&preprocessing) })?;
+        let mut readable = (0..images.len().min(LOOKED_AT)).filter_map(|index| images.pixels_or_skip(index).transpose());
+        let first = readable.next().context("none of the first images can be read")??;
         let fits = |resolution: &&usize| **resolution <= first.width.min(first.height) as usize;
         let resolutions = &space.training_resolutions;
         preprocessing.crop = resolutions.iter().filter(fits).max().or(resolutions.iter().min()).map_or(crop, |&side| side as u32);

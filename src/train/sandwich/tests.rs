@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::checkpoint::{GammaInit, Tensor, Weights};
 use crate::space::{layout, preset};
+use crate::train::elastic::weight_names;
 use crate::train::{Optimiser, OptimiserSettings};
 
 const CLASSES: usize = 4;
@@ -213,7 +214,8 @@ fn losses_fall_on_an_easy_problem() {
     let space = space();
     let (images, labels) = quarters(16);
     let net = network(&weights(&space, GammaInit::ZeroLast));
-    let mut optimiser = Optimiser::new(OptimiserSettings::default(), &net.parameters);
+    let decayed = weight_names(&Plan::new(&space, &space.biggest(), CLASSES));
+    let mut optimiser = Optimiser::new(OptimiserSettings::default(), &net.parameters, &decayed);
     let rule = sandwich(&space, &TrainSettings { label_smoothing: 0.0, ..settings() });
     let mut losses = Vec::new();
     for number in 0..30 {
@@ -226,4 +228,15 @@ fn losses_fall_on_an_easy_problem() {
     let (biggest, smallest) = (|losses: &Losses| losses.biggest.unwrap(), |losses: &Losses| losses.smallest.unwrap());
     let fell = biggest(last) < biggest(first) / 4.0 && smallest(last) < smallest(first) / 2.0;
     assert!(fell, "{first:?} became {last:?}");
+}
+
+/// Weights that the biggest child lacks are those of shortcuts that only blocks with fewer channels take.
+#[test]
+fn all_weights_are_the_biggest_childs_but_some_shortcuts() {
+    let space = preset("bignas").unwrap();
+    let names = weight_names(&Plan::new(&space, &space.biggest(), CLASSES));
+    let all: Vec<String> = layout(&space, CLASSES).into_iter().filter(|tensor| tensor.shape.len() > 1).map(|tensor| tensor.name).collect();
+    let lacking: Vec<&String> = all.iter().filter(|name| !names.contains(*name)).collect();
+    assert!(!lacking.is_empty() && lacking.iter().all(|name| name.ends_with(".shortcut.weight")), "{lacking:?}");
+    assert!(names.iter().all(|name| all.contains(name)), "{names:?}");
 }
