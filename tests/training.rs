@@ -10,7 +10,9 @@ use bignas::checkpoint::{GammaInit, Weights};
 use bignas::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
 use bignas::image::{Filter, Preprocessing};
 use bignas::space::{SearchSpace, layout, preset};
-use bignas::train::{Checkpoint, Decay, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, TrainError, TrainSettings, run};
+use bignas::train::{
+    Checkpoint, Decay, Given, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, TrainError, TrainSettings, run,
+};
 use tempfile::TempDir;
 
 /// Images a step, and steps of an epoch.
@@ -29,8 +31,9 @@ struct Bench {
     directory: TempDir,
     space: SearchSpace,
     settings: TrainSettings,
-    start: Option<Weights>,
-    teacher: Option<Weights>,
+    /// Weights, and what tells them from others.
+    start: Option<(Weights, &'static str)>,
+    teacher: Option<(Weights, &'static str)>,
     stop: AtomicBool,
 }
 
@@ -70,8 +73,8 @@ impl Bench {
         let validation = self.source(Split::Test);
         let job = Job {
             device: tch::Device::Cpu,
-            start: self.start.as_ref(),
-            teacher: self.teacher.as_ref(),
+            start: self.start.as_ref().map(|(weights, sha256)| Given { weights, sha256 }),
+            teacher: self.teacher.as_ref().map(|(weights, sha256)| Given { weights, sha256 }),
             space: &self.space,
             train: Arc::new(self.source(Split::Train)),
             validation: Some(&validation),
@@ -280,10 +283,14 @@ fn a_run_starts_from_given_weights_and_learns_from_a_given_teacher() {
     let mut bench = Bench::new();
     let start = Weights::random(&layout(&bench.space, 3), 99, GammaInit::Random);
     bench.settings.schedule.rate_per_256 = 1e-12;
-    bench.start = Some(start.clone());
-    let Outcome::Finished { weights, .. } = bench.run("started", false).expect("trains") else { panic!("not stopped") };
+    bench.start = Some((start.clone(), "a"));
+    let Outcome::Finished { weights, provenance } = bench.run("started", false).expect("trains") else { panic!("not stopped") };
     let (a, b) = (&start.get("classifier.weight").expect("there").data, &weights.get("classifier.weight").expect("there").data);
     assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "the weights are those given");
+    assert_eq!((provenance.start_sha256.as_deref(), provenance.teacher_sha256), (Some("a"), None));
+    bench.start = Some((start.clone(), "b"));
+    let message = bench.run("started", true).expect_err("begun from another").to_string();
+    assert!(message.contains("model to start from (--start) changed"), "{message}");
 
     bench.settings.schedule.rate_per_256 = 0.01;
     bench.settings.distillation = false;
@@ -292,10 +299,12 @@ fn a_run_starts_from_given_weights_and_learns_from_a_given_teacher() {
         Outcome::Stopped { .. } => panic!("not stopped"),
     };
     let labels = trained(&bench, "labels");
-    bench.teacher = Some(start);
+    bench.teacher = Some((start.clone(), "c"));
     let taught = trained(&bench, "taught");
     assert!(labels != taught, "the teacher stands in for the labels");
-    bench.teacher = None;
-    let message = bench.run("taught", true).expect_err("the teacher is missing").to_string();
-    assert!(message.contains("teacher (--teacher) changed"), "{message}");
+    for other in [None, Some((start, "d"))] {
+        bench.teacher = other;
+        let message = bench.run("taught", true).expect_err("the teacher is missing, or another").to_string();
+        assert!(message.contains("teacher (--teacher) changed"), "{message}");
+    }
 }

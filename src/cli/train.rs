@@ -3,7 +3,7 @@
 pub(super) mod augment;
 mod defaults;
 pub(super) mod flags;
-mod models;
+pub(super) mod models;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use self::augment::{AugmentFlags, default_augment};
 use self::defaults::{default_preprocessing, default_space};
 use self::flags::SettingsFlags;
-use self::models::{ModelFlags, Models, folders};
+use self::models::{ModelFlags, Models, folders, given};
 use super::common::draw_calibration;
 use super::init::read_space;
 use crate::allocator::share_one_heap;
@@ -117,8 +117,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     models.check_classes(validation.images.classes())?;
     let job = Job {
         space: &what.space,
-        start: models.start.as_ref().map(|model| &model.weights),
-        teacher: models.teacher.as_ref().map(|model| &model.weights),
+        start: models.start.as_ref().map(given),
+        teacher: models.teacher.as_ref().map(given),
         train: Arc::new(source(Split::Train, &what.augment)?),
         validation: Some(&validation),
         directory: &args.run,

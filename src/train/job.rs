@@ -23,9 +23,9 @@ pub struct Job<'a> {
     /// Images for the accuracy that is reported after each epoch; none, no report.
     pub validation: Option<&'a Source>,
     /// Weights to start from; random ones, if none.
-    pub start: Option<&'a Weights>,
+    pub start: Option<Given<'a>>,
     /// Weights whose biggest child, as it is, stands in for the labels; none, the labels do.
-    pub teacher: Option<&'a Weights>,
+    pub teacher: Option<Given<'a>>,
     /// The run directory.
     pub directory: &'a Path,
     /// Where to compute.
@@ -36,6 +36,15 @@ pub struct Job<'a> {
     pub loader_threads: usize,
     /// Set from elsewhere to save and stop after the current step.
     pub stop: &'a AtomicBool,
+}
+
+/// Weights that were trained before.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The weights.
+    pub weights: &'a Weights,
+    /// SHA-256 of their file, which tells them from others.
+    pub sha256: &'a str,
 }
 
 /// How a run ended, for now or for good.
@@ -65,6 +74,12 @@ pub struct Provenance {
     /// What held before, where it was resumed with other settings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Phase>,
+    /// SHA-256 of the weights that it started from, where they were not random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_sha256: Option<String>,
+    /// SHA-256 of the weights of the teacher, where one stood in for the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_sha256: Option<String>,
     /// Updates made.
     pub steps: u64,
     /// Images in the training set.

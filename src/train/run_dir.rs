@@ -51,6 +51,12 @@ pub struct RunState {
     /// Whether a teacher stands in for the labels.
     #[serde(default)]
     pub taught: bool,
+    /// SHA-256 of the weights that it started from, where they were not random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_sha256: Option<String>,
+    /// SHA-256 of the teacher's weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_sha256: Option<String>,
     /// What held before, where a resumed run was told otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Phase>,

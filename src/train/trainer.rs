@@ -80,7 +80,7 @@ impl<'a> Training<'a> {
         let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
         let net = ElasticNet::from_weights(&weights, job.device);
         if let Some(start) = job.start {
-            net.parameters.assign(start)?;
+            net.parameters.assign(start.weights)?;
         }
         let decayed = decayed(job.space, state.classes.len(), &settings.roster)?;
         let optimiser = Optimiser::new(settings.optimiser(), &net.parameters, &decayed);
@@ -198,6 +198,8 @@ impl<'a> Training<'a> {
             settings: self.state.settings,
             augment: self.state.augment,
             history: self.state.history,
+            start_sha256: self.state.start_sha256,
+            teacher_sha256: self.state.teacher_sha256,
             steps: self.state.step,
             images: self.job.train.images.len(),
             seconds: self.state.seconds,
@@ -221,9 +223,9 @@ fn decayed(space: &SearchSpace, classes: usize, roster: &Roster) -> Result<BTree
 
 /// The biggest child of the job's teacher.
 fn teacher(job: &Job<'_>, classes: usize, seed: u64) -> Result<Option<Teacher>, TrainError> {
-    let Some(weights) = job.teacher else { return Ok(None) };
+    let Some(given) = job.teacher else { return Ok(None) };
     let calibration = calibration(&job.train, seed, job.device)?;
-    let net = ElasticNet::from_weights(weights, job.device);
+    let net = ElasticNet::from_weights(given.weights, job.device);
     Ok(Some(Teacher::new(net, Plan::new(job.space, &job.space.biggest(), classes), batches(&calibration))))
 }
 
@@ -243,6 +245,8 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
         augment: job.train.augment.clone(),
         classes: job.train.images.classes().to_vec(),
         taught: job.teacher.is_some(),
+        start_sha256: job.start.map(|given| given.sha256.to_owned()),
+        teacher_sha256: job.teacher.map(|given| given.sha256.to_owned()),
         history: Vec::new(),
         sha256: Default::default(),
     })
@@ -269,7 +273,9 @@ fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result
         ("batch size", expected.settings.batch_size == saved.settings.batch_size),
         ("search space", expected.space == saved.space),
         ("preprocessing", expected.preprocessing == saved.preprocessing),
-        ("teacher (--teacher)", expected.taught == saved.taught),
+        // Where a run started from need not be said again; older states do not say it, nor who the teacher is.
+        ("model to start from (--start)", may_be(&expected.start_sha256, &saved.start_sha256)),
+        ("teacher (--teacher)", expected.taught == saved.taught && may_be(&expected.teacher_sha256, &saved.teacher_sha256)),
         ("list of classes", expected.classes == saved.classes),
         // A state from before the count was kept says how many steps they make.
         ("number of images", expected.images == saved.images || saved.images == 0 && expected.steps_per_epoch == saved.steps_per_epoch),
@@ -278,6 +284,11 @@ fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result
         Some((what, _)) => Err(TrainError::Changed { path: path.to_owned(), what }),
         None => Ok(()),
     }
+}
+
+/// Whether two names may be of the same thing, as far as they are known.
+fn may_be(told: &Option<String>, saved: &Option<String>) -> bool {
+    told.is_none() || saved.is_none() || told == saved
 }
 
 /// Seeds dropout for one step: libtorch does not let its generator's state be saved.

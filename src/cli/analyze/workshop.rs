@@ -13,6 +13,7 @@ use crate::checkpoint::Weights;
 use crate::cli::common::open_images;
 use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
+use crate::cli::train::models::given;
 use crate::cli::train::stop_flag;
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
@@ -133,8 +134,8 @@ impl<'a> Workshop<'a> {
             space: &arm.space,
             train: Arc::clone(&self.train),
             validation: Some(&self.validation),
-            start: arm.from_model.then_some(&self.lab.model.weights),
-            teacher: arm.taught_by_model.then_some(&self.lab.model.weights),
+            start: arm.from_model.then(|| given(&self.lab.model)),
+            teacher: arm.taught_by_model.then(|| given(&self.lab.model)),
             directory: &run,
             device: Device::Cpu,
             threads: self.args.common.runtime.threads(),

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use crate::checkpoint::{Model, ModelCard};
 use crate::cli::common::{extreme, find_child, read_child};
 use crate::space::SearchSpace;
-use crate::train::Roster;
+use crate::train::{Given, Roster};
 
 /// Flags about other models, and about training one child only.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,6 +30,11 @@ pub(super) struct ModelFlags {
 /// What the classes of a model are called in image data sets.
 pub(super) fn folders(card: &ModelCard) -> &[String] {
     card.class_folders.as_ref().unwrap_or(&card.labels)
+}
+
+/// The weights of `model`, for a run.
+pub(in crate::cli) fn given(model: &Model) -> Given<'_> {
+    Given { weights: &model.weights, sha256: &model.card.weights_sha256 }
 }
 
 /// The models that the flags name.
