@@ -15,6 +15,7 @@ mod inspect;
 mod logging;
 mod openapi;
 mod profile;
+mod progress;
 mod search;
 mod serve;
 mod traces;

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::common::{load_runtime, progress_bar};
+use super::common::load_runtime;
 use super::init::read_space;
+use super::progress::Progress;
 use crate::checkpoint::Model;
 use crate::profile::{BatchTable, MIN_CHILDREN, Settings, Table, profile};
 use crate::space::SearchSpace;
@@ -62,12 +63,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         rounds: usize::from(args.rounds),
         seed: args.seed,
     };
-    let bar = progress_bar(0, "measuring");
-    let table = profile(&runtime, &space, classes, &settings, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let mut bar = Progress::new("measuring");
+    let table = profile(&runtime, &space, classes, &settings, |done, total| bar.at(done, total))?;
+    bar.finish();
     table.write(&output)?;
     report(&table, settings.rounds, begin.elapsed().as_secs());
     println!("wrote {}", output.display());

@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 
 use super::calibration::CalibrationArgs;
-use super::common::{RuntimeArgs, open_images, progress_bar};
+use super::common::{RuntimeArgs, open_images};
+use super::progress::Progress;
 use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
 use crate::data::{ImageSet, Split};
 use crate::runtime::device_and_runtime;
@@ -142,20 +143,14 @@ impl SearchArgs {
         let judge =
             Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
         let mut known = results.scores.clone();
-        let bar = progress_bar(0, "searching");
-        // What an earlier search evaluated took no time in this one.
-        let mut first = true;
+        let mut bar = Progress::new("searching");
         let outcome = search(&space, classes, &settings, self.shard.unwrap_or(Share::WHOLE), &mut known, |child, progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            if std::mem::take(&mut first) {
-                bar.reset_eta();
-            }
+            bar.at(progress.done, progress.total);
             let score = judge.score(child, &selection)?;
             results.add(child, score)?;
             Ok::<_, anyhow::Error>(score)
         })?;
-        bar.finish_and_clear();
+        bar.finish();
         let scored = match outcome {
             Outcome::Complete(scored) => scored,
             Outcome::Missing { children } => {
