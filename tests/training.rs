@@ -185,8 +185,10 @@ fn runs_that_cannot_start_say_why() {
     let (begun, lost) = (bench.path("begun"), bench.path("begun").join("metrics.jsonl"));
     fs::create_dir_all(&begun).expect("makes");
     fs::write(&lost, "{}\n").expect("writes");
+    let partial = begun.join("checkpoints/.partial-x");
+    fs::create_dir_all(&partial).expect("makes");
     let held = RunDirectory::create(&begun).expect("what never came to a checkpoint does not stand in the way");
-    assert!(!lost.exists());
+    assert!(!lost.exists() && !partial.exists());
     assert!(matches!(bench.run("begun", false), Err(TrainError::Busy { .. })));
     drop(held);
     bench.one_step("begun", false);

@@ -103,6 +103,9 @@ const MOMENTUM: &str = "momentum.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
+/// How the names of checkpoints begin, and of those that are being written.
+const STEP: &str = "step-";
+const PARTIAL: &str = ".partial-";
 
 impl RunDirectory {
     /// Starts a new run at `path`, which is made where it is missing. What a run left there that never came to a checkpoint goes.
@@ -122,12 +125,17 @@ impl RunDirectory {
         }
     }
 
-    /// Takes the directory at `path` for this process.
+    /// Takes the directory at `path` for this process, and removes what another left that was killed while it saved.
     fn lock(path: &Path) -> Result<Self, TrainError> {
         let name = path.join(LOCK);
         let lock = File::create(&name).map_err(|source| io(&name, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                for partial in entries(path, PARTIAL)? {
+                    fs::remove_dir_all(&partial).map_err(|source| io(&partial, source))?;
+                }
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(io(&name, source)),
         }
@@ -164,11 +172,11 @@ impl RunDirectory {
     /// # Errors
     /// Whatever the file system says; the checkpoints before are untouched.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
-        let directory = self.checkpoints().join(format!("step-{:08}", checkpoint.state.step));
+        let directory = self.checkpoints().join(format!("{STEP}{:08}", checkpoint.state.step));
         if directory.exists() {
             return Ok(directory);
         }
-        let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(self.checkpoints());
+        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(self.checkpoints());
         let partial = partial.map_err(|source| io(&self.checkpoints(), source))?;
         let mut state = checkpoint.state.clone();
         let files =
@@ -210,7 +218,7 @@ impl RunDirectory {
     }
 
     fn prune(&self) -> Result<(), TrainError> {
-        let all = all(&self.path)?;
+        let all = entries(&self.path, STEP)?;
         for path in &all[..all.len().saturating_sub(KEPT)] {
             fs::remove_dir_all(path).map_err(|source| io(path, source))?;
         }
@@ -223,11 +231,11 @@ fn checkpoints(path: &Path) -> PathBuf {
 }
 
 fn latest(path: &Path) -> Result<Option<PathBuf>, TrainError> {
-    Ok(all(path)?.pop())
+    Ok(entries(path, STEP)?.pop())
 }
 
-/// All checkpoints, the oldest first.
-fn all(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
+/// What lies among the checkpoints under names that begin with `prefix`: the oldest checkpoint first.
+fn entries(path: &Path, prefix: &str) -> Result<Vec<PathBuf>, TrainError> {
     let entries = match fs::read_dir(checkpoints(path)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -235,7 +243,7 @@ fn all(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     };
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>();
     let mut paths = paths.map_err(|source| io(&checkpoints(path), source))?;
-    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")));
+    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
     paths.sort();
     Ok(paths)
 }
