@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use bignas::image::{DecodeError, DecodeLimits, Filter, Patch, Pixels, Preprocessing, decode};
+use bignas::image::{DecodeError, DecodeLimits, Filter, Patch, Pixels, Preprocessing, check_header, decode};
 use image::codecs::gif::GifEncoder;
 use image::{DynamicImage, Frame, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
@@ -201,6 +201,24 @@ fn huge_claims_are_refused_from_the_header() {
         assert!(message.contains("60000x60000 = 3600000000 pixels"), "{message}");
         assert!(message.contains("33554432"), "{message}");
     }
+}
+
+/// A file that two readers of its header read in two ways: one takes the marker of a restart for a segment, which hides a comment that
+/// spans the frame header; the other finds another one inside a comment.
+#[test]
+fn no_second_reading_of_a_header_gets_past_the_limit() {
+    let jpeg = encode(&noise(8, 8), ImageFormat::Jpeg);
+    let at = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
+    let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+    let (small, mut huge) = (jpeg[at..end].to_vec(), jpeg[at..end].to_vec());
+    huge[5..9].fill(0xff);
+    let length = |bytes: usize| (bytes as u16).to_be_bytes();
+    let hides = [&[0xff, 0xd0, 0, 6, 0xff, 0xfe][..], &length(2 + huge.len() + 4)].concat();
+    let comment = [&[0xff, 0xfe][..], &length(2 + small.len()), &small].concat();
+    let crafted = [&jpeg[..at], &hides, &huge, &comment, &jpeg[end..]].concat();
+    assert!(check_header(&crafted, &DecodeLimits::default()).is_ok(), "the first reading sees 8x8 pixels");
+    let error = rgb(&crafted).expect_err("too large");
+    assert!(matches!(error, DecodeError::TooLarge { width: 65535, height: 65535, .. }), "{error:?}");
 }
 
 #[test]

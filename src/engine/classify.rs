@@ -95,8 +95,12 @@ impl Engine {
                 return Err(ClassifyError::TooLate);
             }
         }
-        let (loaded, source) = self.load(best).await?;
-        choices.insert(0, Choice { loaded, source });
+        match self.load(best).await {
+            Ok((loaded, source)) => choices.insert(0, Choice { loaded, source }),
+            // Too many children are being built for the best one to be, which is no reason to refuse what others can answer.
+            Err(ClassifyError::Build(BuildError::Busy { .. })) if !choices.is_empty() => {}
+            Err(error) => return Err(error),
+        }
         Ok(choices)
     }
 

@@ -97,7 +97,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: 
     // The decoders are other people's code fed with strangers' bytes: a panic in one of them costs the request, not
     // the process.
     let decoded = catch_unwind(|| match media_type {
-        MediaType::Jpeg => jpeg::decode(bytes),
+        MediaType::Jpeg => jpeg::decode(bytes, limits),
         MediaType::Png => decode_generic(bytes, media_type, ImageFormat::Png, limits),
         MediaType::WebP => decode_generic(bytes, media_type, ImageFormat::WebP, limits),
         MediaType::Gif => decode_generic(bytes, media_type, ImageFormat::Gif, limits),
@@ -140,7 +140,7 @@ pub fn check_header(bytes: &[u8], limits: &DecodeLimits) -> Result<Header, Decod
 }
 
 impl DecodeLimits {
-    fn check(&self, media_type: MediaType, width: u32, height: u32) -> Result<(), DecodeError> {
+    pub(super) fn check(&self, media_type: MediaType, width: u32, height: u32) -> Result<(), DecodeError> {
         if width == 0 || height == 0 {
             return Err(DecodeError::NoPixels { media_type });
         }

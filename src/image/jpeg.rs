@@ -13,7 +13,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::decode::DecodeError;
+use super::decode::{DecodeError, DecodeLimits};
 use super::media_type::MediaType;
 
 /// Second byte of the marker that starts a scan.
@@ -73,11 +73,14 @@ fn is_start_of_frame(marker: u8) -> bool {
 /// Decodes a JPEG to grey or RGB, with the orientation that its EXIF data asks for (not applied yet). CMYK and YCCK
 /// follow Adobe's inverted convention, as files in the wild do.
 ///
+/// The decoder's own reading of the header is held to the limits, before it takes memory: [`read_header`] may be led past another frame
+/// header than the one that counts.
+///
 /// # Errors
 ///
-/// [`DecodeError::Truncated`] where the end marker is missing, [`DecodeError::Corrupt`] and
+/// [`DecodeError::TooLarge`] and [`DecodeError::NoPixels`]; [`DecodeError::Truncated`] where the end marker is missing, [`DecodeError::Corrupt`] and
 /// [`DecodeError::Unsupported`] as the decoder says.
-pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(DynamicImage, Orientation), DecodeError> {
     let scan = read_header(bytes).scan.ok_or(DecodeError::Truncated { media_type: MediaType::Jpeg })?;
     let ended = bytes[scan..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
     if !ended {
@@ -88,14 +91,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Decode
         DecoderOptions::default().set_strict_mode(true).set_max_width(usize::from(u16::MAX)).set_max_height(usize::from(u16::MAX));
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(from_zune)?;
+    let (width, height) = decoder.dimensions().ok_or_else(|| corrupt("it has no frame header".into()))?;
+    let (width, height) = (width as u32, height as u32);
+    limits.check(MediaType::Jpeg, width, height)?;
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let output = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options.jpeg_set_out_colorspace(output));
 
     let data = decoder.decode().map_err(from_zune)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms);
-    let (width, height) = decoder.dimensions().unwrap_or_default();
-    let (width, height) = (width as u32, height as u32);
     let image = if grey {
         GrayImage::from_raw(width, height, data).map(DynamicImage::ImageLuma8)
     } else {

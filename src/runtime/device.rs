@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT, cuda};
 
+use crate::files::sha256;
+
 /// Runs on an accelerator are padded to one of these batch sizes, or to a multiple of the last: it prepares for each size anew.
 const BUCKETS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
@@ -95,8 +97,8 @@ impl Device {
         }
     }
 
-    /// What a session registers, the first choice first. Full float32 means that there is no TF32.
-    pub(super) fn providers(&self) -> Vec<ExecutionProviderDispatch> {
+    /// What a session of the graph `onnx` registers, the first choice first. Full float32 means that there is no TF32.
+    pub(super) fn providers(&self, onnx: &[u8]) -> Vec<ExecutionProviderDispatch> {
         let id = i32::from(self.id);
         let cuda = || {
             let provider = CUDA::default().with_device_id(id).with_tf32(self.precision == Precision::Float16);
@@ -108,7 +110,9 @@ impl Device {
             let provider = match &self.engine_cache {
                 Some(directory) => {
                     let directory = directory.display().to_string();
-                    let kept = provider.with_engine_cache(true).with_engine_cache_path(&directory);
+                    // TensorRT tells graphs apart by their names, and not by their weights.
+                    let prefix = &sha256(onnx)[..16];
+                    let kept = provider.with_engine_cache(true).with_engine_cache_path(&directory).with_engine_cache_prefix(prefix);
                     kept.with_timing_cache(true).with_timing_cache_path(&directory)
                 }
                 None => provider,
@@ -147,7 +151,8 @@ mod tests {
     fn each_provider_is_registered_with_those_it_falls_back_to() {
         for (provider, names) in [(Provider::Cpu, vec![]), (Provider::Cuda, vec!["CUDA"]), (Provider::TensorRt, vec!["Tensorrt", "CUDA"])] {
             let device = Device { provider, engine_cache: Some("cache".into()), ..Device::default() };
-            let registered: Vec<_> = device.providers().iter().map(|provider| provider.name().replace("ExecutionProvider", "")).collect();
+            let registered: Vec<_> =
+                device.providers(b"").iter().map(|provider| provider.name().replace("ExecutionProvider", "")).collect();
             assert_eq!(registered, names);
         }
     }

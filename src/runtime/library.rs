@@ -111,6 +111,11 @@ impl Runtime {
         let (provider, id) = (device.provider, device.id);
         let runtime = Self { device, ..self.clone() };
         if runtime.device.accelerated() {
+            // TensorRT makes no more than the last folder itself.
+            if let Some(directory) = &runtime.device.engine_cache {
+                std::fs::create_dir_all(directory)
+                    .map_err(|source| RuntimeError::Load { path: directory.clone(), source: Box::new(source) })?;
+            }
             let tried = Network::load(&runtime, &onnx::probe(), "a convolution", 1).and_then(|mut network| network.run(&[1.0], 1));
             tried.map_err(|source| RuntimeError::Provider { provider, id, source: Box::new(source) })?;
         }

@@ -208,7 +208,7 @@ fn session(runtime: &Runtime, onnx: &[u8], threads: usize, plan_memory: bool) ->
         .with_inter_threads(1)?;
     let mut builder = if runtime.device.accelerated() {
         // What the accelerator cannot compute is an error, not work for the processor.
-        builder.with_execution_providers(runtime.device.providers())?.with_disable_cpu_fallback()?
+        builder.with_execution_providers(runtime.device.providers(onnx))?.with_disable_cpu_fallback()?
     } else {
         // A session's own arena keeps what its largest run took, as much as the weights of a small child. With a plan, a run takes one
         // block, and from the common allocator, which keeps it (`crate::allocator`), the next run of any child takes the same.

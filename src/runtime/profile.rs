@@ -14,6 +14,8 @@ const SIZES: [usize; 5] = [2, 4, 8, 16, 32];
 const GAIN: f64 = 0.03;
 /// Measured runs of each size at most; their median is kept.
 const RUNS: usize = 9;
+/// The longest run that a stored profile may claim, in milliseconds: most of a day.
+const LONGEST_RUN_MS: f64 = 6e7;
 /// After this long, the measurement of one size makes do with the runs it has.
 const LONGEST: Duration = Duration::from_millis(150);
 
@@ -85,7 +87,7 @@ impl TryFrom<Vec<(usize, f64)>> for Profile {
 
     fn try_from(runs_ms: Vec<(usize, f64)>) -> Result<Self, Self::Error> {
         let rises = runs_ms.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        let sensible = runs_ms.iter().all(|&(_, run_ms)| run_ms.is_finite() && run_ms > 0.0);
+        let sensible = runs_ms.iter().all(|&(_, run_ms)| run_ms > 0.0 && run_ms <= LONGEST_RUN_MS);
         let begins = runs_ms.first().is_some_and(|&(size, _)| size == 1);
         if rises && sensible && begins { Ok(Self { runs_ms }) } else { Err("a profile is times by rising batch size, from one image on") }
     }
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn nonsense_from_a_file_is_refused() {
-        for text in ["[]", "[[2, 1.0]]", "[[1, -1.0]]", "[[1, 1.0], [1, 2.0]]", "[[1, 1e999]]"] {
+        for text in ["[]", "[[2, 1.0]]", "[[1, -1.0]]", "[[1, 1.0], [1, 2.0]]", "[[1, 1e999]]", "[[1, 1e300]]"] {
             assert!(serde_json::from_str::<Profile>(text).is_err(), "{text}");
         }
         let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5)]).unwrap();
