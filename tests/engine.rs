@@ -179,7 +179,13 @@ async fn added_children_are_measured_listed_bounded_and_remembered() {
     let second = engine(&model, cache.path(), &[]);
     let id = added.child.id();
     assert_eq!(second.child(id).unwrap().state, ChildState::Disk);
+    let is_measured = || {
+        let mut tables = std::fs::read_dir(cache.path().join("latency")).unwrap();
+        tables.any(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().contains(&id.to_string()))
+    };
+    assert!(is_measured());
     second.remove(id).unwrap();
+    assert!(!is_measured(), "who is removed leaves no time behind");
     assert_eq!(second.remove(id), Err(RemoveError::Unknown(id)));
     assert_eq!(second.children().len(), before);
     let family = ids(&second)[0];

@@ -224,6 +224,11 @@ impl Engine {
         self.inner.registry.save();
         self.inner.cache.remove(id);
         self.inner.paces.forget(id);
+        for (_, table) in &self.inner.tables {
+            if let Err(error) = table.remove(id) {
+                tracing::warn!(child = %id, %error, "the child's latency stays on disk");
+            }
+        }
         self.inner.builder.store.remove(&self.inner.builder.key(id));
         self.inner.record_usage();
         Ok(())

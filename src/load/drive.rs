@@ -122,7 +122,9 @@ async fn closed(
     over.store(true, Ordering::Relaxed);
     // The server is left without any of them.
     while senders.join_next().await.is_some() {}
-    let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+    let length = window * windows.0.len() as u32;
+    outcomes.retain(|outcome| outcome.due + outcome.latency <= length);
     (outcomes, windows)
 }
 

@@ -90,6 +90,25 @@ impl LatencyTable {
             measured.insert(child, profile);
             measured.clone()
         };
+        self.write(runs_ms)
+    }
+
+    /// Forgets a child, in memory and on disk.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] where the table could not be written; the child is then forgotten in memory.
+    pub fn remove(&self, child: ChildId) -> std::io::Result<()> {
+        let runs_ms = {
+            let mut measured = self.lock();
+            if measured.remove(&child).is_none() {
+                return Ok(());
+            }
+            measured.clone()
+        };
+        self.write(runs_ms)
+    }
+
+    fn write(&self, runs_ms: BTreeMap<ChildId, Profile>) -> std::io::Result<()> {
         let bytes = serde_json::to_vec_pretty(&TableFile { device: self.device.clone(), runs_ms })?;
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent)?;
