@@ -21,8 +21,9 @@ fn stripes(class: usize, seed: u32) -> GrayImage {
     GrayImage::from_fn(28, 28, |x, y| Luma([if bright(x, y) { 200 } else { 20 }]))
 }
 
-fn write_images(directory: &Path) {
-    for (split, count) in [("train", 24), ("test", 8)] {
+/// Eight test images a class, and so many to train on.
+fn write_images(directory: &Path, train: u32) {
+    for (split, count) in [("train", train), ("test", 8)] {
         for (class, name) in CLASSES.iter().enumerate() {
             let folder = directory.join(split).join(name);
             fs::create_dir_all(&folder).expect("creates");
@@ -51,7 +52,7 @@ fn succeed(mut command: Command) -> String {
 fn from_a_folder_of_images_to_an_exported_child() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    write_images(&here.join("images"));
+    write_images(&here.join("images"), 24);
 
     let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--name", "stripes", "--epochs", "6"];
     let shape = ["--batch-size", "10", "--hold-out", "8", "--calibration-images", "64", "--no-flip"];
@@ -193,9 +194,9 @@ fn analyse(here: &Path) {
 fn analyses_that_train_compare_what_they_say() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    write_images(&here.join("images"));
+    write_images(&here.join("images"), 24);
     let shape = ["--epochs", "1", "--batch-size", "12"];
-    let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--calibration-images", "64"];
+    let start = ["train", "--data", "images", "--run", "run", "--model", "model", "--calibration-images", "64", "--pad", "1"];
     succeed(bignas(here, &[&start[..], &shape].concat()));
     let analyse = |name: &str, flags: &[&str]| {
         let on = ["--model", "model", "--data", "images", "--calibration-images", "16", "--calibration-batch", "8", "--train-images", "24"];
@@ -230,6 +231,7 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 5 %"]);
     succeed(analyse("regularisation", &[]));
     assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
+    assert_eq!(numbers("regularisation")["augment"]["crop"]["pad"], 1, "as the model was trained");
 
     let before = numbers("regularisation");
     let checkpoints = here.join("runs/analysis/regularisation/everyone/checkpoints");
@@ -240,7 +242,7 @@ fn analyses_that_train_compare_what_they_say() {
     let other = "holds a run with other settings: choose another --runs directory, or delete it";
     for (flags, said) in [
         (["--learning-rate", "0.5"], other),
-        (["--pad", "1"], other),
+        (["--pad", "3"], other),
         (["--without", "transition-skips"], "leave --without transition-skips out"),
     ] {
         let refused = analyse("regularisation", &flags).output().expect("runs");
@@ -254,11 +256,8 @@ fn analyses_that_train_compare_what_they_say() {
 fn colour_images_are_trained_in_colour() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    write_images(&here.join("images"));
+    write_images(&here.join("images"), 4);
     for name in CLASSES {
-        for seed in 4..24 {
-            fs::remove_file(here.join(format!("images/train/{name}/{seed:02}.png"))).expect("removes");
-        }
         // The first stay grey.
         let last = here.join(format!("images/train/{name}/03.png"));
         let grey = image::open(&last).expect("opens").into_rgb8();
@@ -286,12 +285,7 @@ fn colour_images_are_trained_in_colour() {
 fn a_handful_of_images_is_enough() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    write_images(&here.join("images"));
-    for name in CLASSES {
-        for seed in 4..24 {
-            fs::remove_file(here.join(format!("images/train/{name}/{seed:02}.png"))).expect("removes");
-        }
-    }
+    write_images(&here.join("images"), 4);
     let arguments = ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "1", "--batch-size", "4"];
     succeed(bignas(here, &arguments));
     let model = Model::open(&here.join("model")).expect("a model directory");
@@ -303,7 +297,7 @@ fn a_handful_of_images_is_enough() {
 fn a_run_goes_on_as_what_it_was_begun() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    write_images(&here.join("images"));
+    write_images(&here.join("images"), 24);
     fs::write(here.join("settings.json"), r#"{"epochs": 1, "batch_size": 12, "seed": 3}"#).expect("writes");
     fs::write(here.join("labels.txt"), "one\ntwo\nthree\n").expect("writes");
     let train = |flags: &[&str]| {

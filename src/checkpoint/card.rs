@@ -75,11 +75,16 @@ pub struct ShippedStatistics {
 }
 
 impl ModelCard {
-    /// How training changed its images at random, as far as the card says.
+    /// How training changed its images at random, not at all where the card does not say.
     #[must_use]
     pub fn augment(&self) -> Augment {
-        let told = self.training.as_ref().and_then(|training| training.get("augment"));
-        told.and_then(|augment| serde_json::from_value(augment.clone()).ok()).unwrap_or(Augment::NONE)
+        self.told_augment().unwrap_or(Augment::NONE)
+    }
+
+    /// The same, none where the card does not say: random and imported weights.
+    #[must_use]
+    pub fn told_augment(&self) -> Option<Augment> {
+        serde_json::from_value(self.training.as_ref()?.get("augment")?.clone()).ok()
     }
 
     pub(super) fn check(&self, path: &Path) -> Result<(), ModelError> {

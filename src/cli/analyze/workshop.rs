@@ -115,7 +115,7 @@ impl<'a> Workshop<'a> {
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
         // As the model was trained, where it says how.
-        let augment = if lab.model.card.training.is_some() { lab.model.card.augment() } else { default_augment(preprocessing) };
+        let augment = lab.model.card.told_augment().unwrap_or_else(|| default_augment(preprocessing));
         let mut train = source(Split::Train, args.augment.change(augment)?)?;
         if let Some(count) = args.train_images {
             train.images = train.images.sample(count as usize, seed);

@@ -216,11 +216,7 @@ impl SearchArgs {
     }
 
     fn results(&self, model: &Model, header: &Header) -> anyhow::Result<Results> {
-        let name = match self.shard {
-            Some(Share { index, count }) => format!("search-{}-of-{count}.jsonl", index + 1),
-            None => "search.jsonl".to_owned(),
-        };
-        let path = self.results.clone().unwrap_or_else(|| model.directory().join(name));
+        let path = self.results.clone().unwrap_or_else(|| model.directory().join(results_name(self.shard)));
         let results = Results::open(&path, header)?;
         if !results.scores.is_empty() {
             println!("going on from {} children in {}", results.scores.len(), path.display());
@@ -236,6 +232,14 @@ impl SelectOn {
             Self::HeldOut => "held-out",
             Self::Test => "test",
         }
+    }
+}
+
+/// The file of the results of a share: those of several may lie in one directory.
+fn results_name(shard: Option<Share>) -> String {
+    match shard {
+        Some(Share { index, count }) => format!("search-{}-of-{count}.jsonl", index + 1),
+        None => "search.jsonl".to_owned(),
     }
 }
 
@@ -259,5 +263,7 @@ mod tests {
         for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
             assert!(parse_share(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(results_name(parse_share("1/3").ok()), "search-1-of-3.jsonl");
+        assert_eq!(results_name(None), "search.jsonl");
     }
 }

@@ -8,14 +8,16 @@ use crate::image::Preprocessing;
 /// Each flag changes its own part of the augmentation.
 #[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct AugmentFlags {
-    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels
+    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels; in an analysis, as the
+    /// model was trained
     #[arg(long, value_name = "PIXELS")]
     pad: Option<u32>,
     /// Do not mirror images at random
     #[arg(long)]
     no_flip: bool,
     /// Change images by a policy that was searched for: pairs of operations on colour and shape, after crop and mirroring; if not
-    /// given, ImageNet's for colour crops above 64 pixels, CIFAR-10's for smaller ones, and none for grey images
+    /// given, ImageNet's for colour crops above 64 pixels, CIFAR-10's for smaller ones, and none for grey images; in an analysis, as the
+    /// model was trained
     #[arg(long, value_enum, value_name = "POLICY")]
     auto_augment: Option<SearchedOn>,
 }
@@ -33,7 +35,7 @@ enum SearchedOn {
 }
 
 /// Small images are shifted; of large ones a random part is taken (Inception's crop). Colour images then change by the policy that
-/// was searched on images of their size (paper, 4.1); for grey ones none was.
+/// was searched on images of their size (paper, 4); for grey ones none was.
 pub(in crate::cli) fn default_augment(preprocessing: &Preprocessing) -> Augment {
     let (crop, policy) = match preprocessing.crop {
         ..=64 => (RandomCrop::Pad { pad: 2 }, Policy::Cifar10),
