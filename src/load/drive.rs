@@ -96,12 +96,14 @@ async fn closed(
     let (start, sent, over) = (Instant::now(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     // Looked at once a window: to wake someone for every answer would take time from the server beside.
     let outcomes = Arc::new(StdMutex::new(Vec::new()));
+    // So that no answer after the last window is worked for while the waker of this task is late.
+    let last = window * most;
     let mut senders = JoinSet::new();
     for _ in 0..connections {
         let (load, sent, over, outcomes) = (load.clone(), Arc::clone(&sent), Arc::clone(&over), Arc::clone(&outcomes));
         senders.spawn(async move {
             let mut connection = None;
-            while !over.load(Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) && start.elapsed() < last {
                 let number = sent.fetch_add(1, Ordering::Relaxed);
                 let outcome = send(&load, &mut connection, number, start, start.elapsed()).await;
                 let failed = outcome.reply.is_none();
