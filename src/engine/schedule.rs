@@ -163,14 +163,21 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         let mut images = images;
         // Another worker with nothing to do answers sooner than a place in this run.
         if busy.idle == 0 {
-            let mut tightest = first.0;
+            let (mut end_by, mut passed) = (first.0, Duration::ZERO);
             for (&key, request) in self.waiting.iter().skip(1).take(LOOK_AHEAD) {
-                if self.joins(&run.child, (images, prepare), tightest, key, request, now, busy, costs) {
+                if self.joins(&run.child, (images, prepare), end_by, key, request, now, busy, costs) {
                     images += request.images;
                     prepare += request.prepare;
-                    tightest = tightest.min(key.0);
                     run.predicted = prepare + costs.predict(&run.child, images);
                     joined.push(key);
+                    continue;
+                }
+                // Whoever is passed over is more urgent than those who may join after: they must not make it late.
+                let own = least(request, costs);
+                let start_by = key.0.checked_sub(self.share(passed) + own);
+                if let Some(start_by) = start_by.filter(|&start_by| now + run.predicted <= start_by) {
+                    end_by = end_by.min(start_by);
+                    passed += own;
                 }
             }
         }
@@ -202,13 +209,13 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// Whether a request runs along with `images` on `child`, which take `prepare` before the network can run: it allows the child, would
-    /// get no better one itself, it pays, and nobody is late for it. What is predicted may change from one call to the next.
+    /// get no better one itself, it pays, and the run still ends by `end_by`. What is predicted may change from one call to the next.
     #[expect(clippy::too_many_arguments, reason = "one condition with many sides, asked at one place")]
     fn joins(
         &self,
         child: &C,
         (images, prepare): (usize, Duration),
-        tightest: Instant,
+        end_by: Instant,
         key: (Instant, u64),
         request: &Waiting<C, T>,
         now: Instant,
@@ -222,7 +229,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         let both = costs.predict(child, images + request.images);
         let pays = both.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
         let together = prepare + request.prepare + both;
-        pays && now + together <= tightest.min(key.0) && (offered == 0 || !better())
+        pays && now + together <= end_by.min(key.0) && (offered == 0 || !better())
     }
 
     /// Takes out everything.

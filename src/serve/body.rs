@@ -13,6 +13,9 @@ use axum::http::header::CONTENT_LENGTH;
 
 use super::error::{ApiError, Code};
 
+/// Parts, which is chunks or segments, of one body: each costs time however small it is.
+const MOST_PARTS: usize = 65_536;
+
 /// How much a body may bring, and how long it may take.
 #[derive(Debug, Clone)]
 pub(super) struct BodyLimits {
@@ -73,7 +76,7 @@ impl Drop for Share {
 /// The whole body, and what it takes of the memory for bodies.
 ///
 /// # Errors
-/// A problem for a body that is too large, too slow or broken off, and where all bodies together are too large.
+/// A problem for a body that is too large, too slow, in too many parts or broken off, and where all bodies together are too large.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<(Bytes, Share), ApiError> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limits.bytes as u64) {
@@ -88,10 +91,15 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limits: &BodyLimits) -
 }
 
 async fn collect(mut body: Body, declared: usize, limits: &BodyLimits) -> Result<(Bytes, Share), ApiError> {
-    let (mut bytes, mut share) = (Vec::new(), Share::new(&limits.memory));
+    let (mut bytes, mut share, mut parts) = (Vec::new(), Share::new(&limits.memory), 0);
     while let Some(data) = next_data(&mut body).await? {
         if bytes.len() + data.len() > limits.bytes {
             return Err(too_large(limits.bytes));
+        }
+        parts += 1;
+        if parts > MOST_PARTS {
+            let detail = format!("the body comes in more than {MOST_PARTS} parts; send it in larger ones");
+            return Err(ApiError::new(Code::InvalidRequest, detail));
         }
         share.grow(data.len())?;
         if bytes.is_empty() {
@@ -162,8 +170,8 @@ mod tests {
         assert_eq!(error.code(), Code::BodyTooLarge, "a declared length is believed");
     }
 
-    /// So many parts of 20 bytes.
-    struct Parts(usize);
+    /// So many parts of the same bytes.
+    struct Parts(usize, &'static [u8]);
 
     impl HttpBody for Parts {
         type Data = Bytes;
@@ -173,7 +181,7 @@ mod tests {
             let left = self.0.checked_sub(1);
             Poll::Ready(left.map(|left| {
                 self.0 = left;
-                Ok(Frame::data(Bytes::from_static(&[7; 20])))
+                Ok(Frame::data(Bytes::from_static(self.1)))
             }))
         }
     }
@@ -181,10 +189,21 @@ mod tests {
     #[tokio::test]
     async fn parts_count_as_they_come() {
         let limits = limits();
-        let (bytes, share) = read(&HeaderMap::new(), Body::new(Parts(3)), &limits).await.unwrap();
+        let (bytes, share) = read(&HeaderMap::new(), Body::new(Parts(3, &[7; 20])), &limits).await.unwrap();
         assert_eq!((bytes.len(), share.bytes), (60, 60));
-        let error = read(&HeaderMap::new(), Body::new(Parts(3)), &limits).await.unwrap_err();
+        let error = read(&HeaderMap::new(), Body::new(Parts(3, &[7; 20])), &limits).await.unwrap_err();
         assert_eq!(error.code(), Code::Overloaded);
         assert_eq!(limits.memory.taken.load(Ordering::Relaxed), 60);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_crumbs_is_refused() {
+        let (bytes, memory) = (MOST_PARTS + 1, Arc::new(BodyMemory::new(MOST_PARTS + 1)));
+        let limits = BodyLimits { bytes, memory, ..limits() };
+        let (whole, _) = read(&HeaderMap::new(), Body::new(Parts(MOST_PARTS, b".")), &limits).await.unwrap();
+        assert_eq!(whole.len(), MOST_PARTS);
+        drop(whole);
+        let error = read(&HeaderMap::new(), Body::new(Parts(MOST_PARTS + 1, b".")), &limits).await.unwrap_err();
+        assert_eq!((error.code(), limits.memory.taken.load(Ordering::Relaxed)), (Code::InvalidRequest, 0));
     }
 }

@@ -168,6 +168,19 @@ fn batches_are_made_where_they_pay_and_nobody_is_late() {
     assert_eq!(tight.next(0), Some((1, "a".into())), "with b it would take 1.5 ms");
 }
 
+/// Six more on the head's child would take 4 ms, which the head has; a more urgent request of another child may not.
+#[test]
+fn nobody_is_late_for_a_batch_of_others() {
+    let cases: [(&[u64], &str); 5] = [(&[], "hyyyyyy"), (&[1_000], "hyyyyyy"), (&[6], "hyy"), (&[5], "h"), (&[10, 11], "hyyyy")];
+    for (passed_over, together) in cases {
+        let mut bench = Bench::new(1, 1_000);
+        passed_over.iter().for_each(|&deadline_ms| bench.push('x', &[4], deadline_ms).unwrap());
+        bench.push('h', &[1], 4).unwrap();
+        (0..6).for_each(|_| bench.push('y', &[1], 2_000).unwrap());
+        assert_eq!(bench.next(0), Some((1, together.into())), "another child's are due after {passed_over:?} ms");
+    }
+}
+
 #[test]
 fn nobody_gets_a_smaller_child_for_the_sake_of_a_batch() {
     let mut bench = Bench::new(1, 1_000);
