@@ -19,11 +19,7 @@ use crate::space::ChildId;
 /// How long a request without a deadline may wait, or be predicted to, before it is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// While others wait or run, an answer by a better child than the smallest must be there within this share of the time until the
-/// deadline. The rest is for bursts, which only the smallest child takes in, and for what lies outside of the engine: reading requests
-/// and writing answers. With all of that time spent on better children, every answer comes at its deadline, and half of them after it.
-const SHARE_FOR_BETTER: f64 = 0.25;
-/// The same for a request without deadline.
+/// While others wait or run, a better child than the smallest must answer a request without deadline within this time.
 const TIME_FOR_BETTER: Duration = Duration::from_secs(1);
 
 impl Engine {
@@ -121,7 +117,8 @@ impl Engine {
             None => ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() },
         };
         let payload = Ask { pictures, best, accepted, too_late: too_late.clone(), reply, client: Arc::clone(&present.0) };
-        let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(SHARE_FOR_BETTER));
+        let share = self.inner.pool.share_for_better(accepted);
+        let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(share));
         let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
         match self.inner.pool.submit(request) {
             Ok(()) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,

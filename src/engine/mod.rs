@@ -18,6 +18,7 @@ mod pool;
 mod registry;
 mod resolve;
 mod schedule;
+mod spare;
 mod start;
 mod store;
 mod types;

@@ -14,7 +14,8 @@ use super::client::Client;
 use super::fault::Fault;
 use super::loaded::LoadedChild;
 use super::picture::{Decoder, Picture};
-use super::schedule::{Busy, Queue, Refused, Run, Waiting};
+use super::schedule::{Busy, Queue, Refused, Run, Waiting, least};
+use super::spare::Spare;
 use super::types::{Answer, ClassifyError, Source};
 use crate::metrics::Metrics;
 use crate::space::ChildId;
@@ -67,6 +68,7 @@ struct Shared {
     resources: Resources,
     /// Images that may wait.
     limit_images: usize,
+    spare: Spare,
 }
 
 /// What the workers work with.
@@ -92,8 +94,8 @@ impl Pool {
     /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
     pub(super) fn start(workers: usize, limit: Duration, limit_images: usize, resources: Resources) -> std::io::Result<Self> {
         let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], runs: workers, stopped: false };
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new(), resumed: Condvar::new(), resources, limit_images });
+        let (state, spare) = (Mutex::new(state), Spare::new(Instant::now()));
+        let shared = Arc::new(Shared { state, arrived: Condvar::new(), resumed: Condvar::new(), resources, limit_images, spare });
         let mut pool = Self { shared, threads: Vec::new() };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
@@ -123,6 +125,11 @@ impl Pool {
         &self.shared.resources.decoder
     }
 
+    /// The share of the time until its deadline within which a better child than the smallest may answer a request.
+    pub(super) fn share_for_better(&self, now: Instant) -> f64 {
+        self.shared.spare.share(now)
+    }
+
     /// Queues a request, or says at once why not.
     pub(super) fn submit(&self, request: Waiting<Choice, Ask>) -> Result<(), Refused<Ask>> {
         let now = Instant::now();
@@ -132,9 +139,16 @@ impl Pool {
         let (waiting, busy) = (state.queue.images(), state.busy(now, None));
         if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
             let until_free = state.queue.drained_in(busy, &predict);
+            self.shared.spare.missed(now);
             return Err(Refused::Full(request.payload, until_free));
         }
-        state.queue.push(request, now, busy, &predict)?;
+        // Who asks for what no server could do says nothing of this one's load.
+        let hopeless = now + least(&request, &predict) > request.deadline;
+        state.queue.push(request, now, busy, &predict).inspect_err(|_| {
+            if !hopeless {
+                self.shared.spare.missed(now);
+            }
+        })?;
         self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);
         drop(state);
         self.shared.arrived.notify_one();
@@ -207,6 +221,7 @@ impl Shared {
             let busy = state.busy(now, Some(worker));
             self.drop_gone(&mut state);
             while let Some(late) = state.queue.next_late(now, &predict) {
+                self.spare.missed(now);
                 // The client may be gone by now.
                 let _ = late.reply.send(Err(late.too_late));
             }

@@ -256,7 +256,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
 }
 
 /// Predicted time on the smallest child that the request allows.
-fn least<C, T>(request: &Waiting<C, T>, costs: &impl Predict<C>) -> Duration {
+pub(super) fn least<C, T>(request: &Waiting<C, T>, costs: &impl Predict<C>) -> Duration {
     request.floor().map_or(Duration::ZERO, |child| request.prepare + costs.predict(child, request.images))
 }
 

@@ -17,6 +17,7 @@ impl Shared {
         let Run { child, requests, predicted } = run;
         let predicted = predicted.saturating_sub(requests.iter().map(|request| request.prepare).sum());
         let started = Instant::now();
+        let due = requests.iter().map(|request| request.deadline).min();
         let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
         if requests.is_empty() {
             return;
@@ -29,6 +30,10 @@ impl Shared {
             Err(ClassifyError::WorkerLost)
         });
         let decode = decoded - started;
+        let ended = Instant::now();
+        if due.is_some_and(|due| due < ended) {
+            self.spare.missed(ended);
+        }
         if let Ok((logits, took)) = &ran {
             self.learn(&child, patches.len(), predicted, *took, logits.is_ok());
         }
