@@ -280,14 +280,17 @@ fn colour_images_are_trained_in_colour() {
     assert_eq!((card().space.shortcut, card().augment().auto_augment), (Shortcut::IdentityOnly, None));
 }
 
-/// Fewer images than a batch of the recalibration hold a run up no more than many do.
+/// Fewer images than a batch of the recalibration hold a run up no more than many do, nor does the want of test images.
 #[test]
 fn a_handful_of_images_is_enough() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
     write_images(&here.join("images"), 4);
     let arguments = ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "1", "--batch-size", "4"];
-    succeed(bignas(here, &arguments));
+    fs::remove_dir_all(here.join("images/test")).expect("removes");
+    let output = bignas(here, &arguments).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("images: there are no test images"), "{said}");
     let model = Model::open(&here.join("model")).expect("a model directory");
     assert_eq!(model.card.calibration.map(|calibration| (calibration.images, calibration.batch)), Some((12, 12)));
 }
@@ -324,15 +327,19 @@ fn a_run_goes_on_as_what_it_was_begun() {
         assert!(!output.status.success() && error.contains(said), "{flags:?}: {error}");
     }
 
-    fs::write(here.join("images/train/across/05.png"), b"no image").expect("writes");
+    fs::write(here.join("images/train/across/06.png"), b"no image").expect("writes");
+    // Validation would read all training images beforehand.
+    fs::remove_dir_all(here.join("images/test")).expect("removes");
     let more = ["--epochs", "2", "--optimiser", "sgd", "--schedule", "cosine", "--resume"];
     let output = train(&more).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("05.png"), "{error}");
+    assert!(!output.status.success() && error.contains("06.png"), "{error}");
+    let newest = fs::read_dir(here.join("run/checkpoints")).expect("checkpoints").map(|entry| entry.expect("reads").file_name()).max();
+    assert!(newest.as_deref() > Some("step-00000006".as_ref()), "the steps before the damaged file are kept: {newest:?}");
     let output = train(&[&more[..], &["--max-corrupt", "1"]].concat()).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && error.contains("WARN skipping an image that cannot be decoded"), "{error}");
-    assert!(error.contains("05.png"), "what is skipped is named: {error}");
+    assert!(error.contains("06.png"), "what is skipped is named: {error}");
     assert_eq!((&told()["optimiser"]["kind"], &told()["seed"]), (&"sgd".into(), &7.into()));
     assert_eq!((&told()["schedule"]["shape"], &told()["schedule"]["floor"]), (&"cosine".into(), &0.0.into()), "to zero, if not told");
     assert!(told()["roster"]["child"].is_object(), "what was trained still is");

@@ -21,10 +21,10 @@ use super::common::draw_calibration;
 use super::init::read_space;
 use crate::allocator::share_one_heap;
 use crate::checkpoint::{Draft, Model};
-use crate::data::{Augment, DataOptions, ImageSet, Source, Split};
+use crate::data::{Augment, DataError, DataOptions, ImageSet, Source, Split};
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
-use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, run as train};
+use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, loader_threads, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -73,9 +73,9 @@ pub(super) struct Args {
     /// Threads to compute on; all cores, if not given
     #[arg(long, env = "BIGNAS_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Threads that read and crop images
-    #[arg(long, default_value_t = 1, value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    loader_threads: u16,
+    /// Threads that read, crop and change images; half as many as compute, if not given
+    #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    loader_threads: Option<u16>,
     /// Go on from the newest checkpoint of the run, with its settings but for what other flags change from here on
     #[arg(long)]
     resume: bool,
@@ -113,18 +113,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
         };
         Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
     };
-    let validation = source(Split::Test, &Augment::NONE)?;
-    models.check_classes(validation.images.classes())?;
+    let train_images = source(Split::Train, &what.augment)?;
+    models.check_classes(train_images.images.classes())?;
+    let validation = match source(Split::Test, &Augment::NONE) {
+        Ok(validation) => Some(validation),
+        Err(error) if matches!(error.downcast_ref(), Some(DataError::Layout { .. })) => {
+            eprintln!("{}: there are no test images, so no accuracy is reported on the way", args.data.display());
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let job = Job {
         space: &what.space,
         start: models.start.as_ref().map(given),
         teacher: models.teacher.as_ref().map(given),
-        train: Arc::new(source(Split::Train, &what.augment)?),
-        validation: Some(&validation),
+        train: Arc::new(train_images),
+        validation: validation.as_ref(),
         directory: &args.run,
         device: args.device.resolve()?,
-        threads: args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
-        loader_threads: args.loader_threads.into(),
+        threads,
+        loader_threads: args.loader_threads.map_or_else(|| loader_threads(threads), usize::from),
         stop: stop_flag()?,
     };
     match train(&job, &what.settings, args.resume)? {

@@ -32,7 +32,7 @@ pub struct Job<'a> {
     pub device: Device,
     /// Cores to compute on.
     pub threads: usize,
-    /// Threads that make batches.
+    /// Threads that make batches, as [`loader_threads`] says or others.
     pub loader_threads: usize,
     /// Set from elsewhere to save and stop after the current step.
     pub stop: &'a AtomicBool,
@@ -86,4 +86,11 @@ pub struct Provenance {
     pub images: usize,
     /// Seconds of training.
     pub seconds: f64,
+}
+
+/// Threads that make batches beside `threads` that compute: half as many. What they do costs a few percent of a step on a CPU; a GPU is
+/// kept waiting by fewer.
+#[must_use]
+pub fn loader_threads(threads: usize) -> usize {
+    (threads / 2).max(1)
 }

@@ -25,7 +25,7 @@ pub use curves::accuracies;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::{Normaliser, gpu};
-pub use job::{Given, Job, Outcome, Provenance};
+pub use job::{Given, Job, Outcome, Provenance, loader_threads};
 pub use norm::{Norm, Recorder, Statistics};
 pub use optimiser::{Optimiser, OptimiserKind, OptimiserSettings, OptimiserState};
 pub use parameters::Parameters;

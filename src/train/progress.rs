@@ -16,6 +16,8 @@ use crate::files::write_atomically;
 
 /// Time between two lines where there is no terminal for a progress bar.
 const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Share of the time that training may wait for images without a word.
+const WORTH_SAYING: f64 = 0.05;
 /// Steps between two lines of the metrics log.
 const LOG_EVERY: u64 = 20;
 
@@ -34,6 +36,8 @@ enum Metrics<'a> {
         loss_child: Option<f64>,
         loss_random: &'a [f64],
         images_per_second: f64,
+        /// Share of the time in which training waited for images.
+        waiting: f64,
     },
     /// After an epoch.
     Epoch {
@@ -55,7 +59,11 @@ pub struct Progress {
     steps: u64,
     steps_per_epoch: u64,
     first_step: u64,
-    started: Instant,
+    /// When the step under way asked for its images.
+    asked: Instant,
+    /// Time in steps, from that on, and the part of it until the images were there. Validation and checkpoints are not in it.
+    trained: Duration,
+    waited: Duration,
     last_line: Instant,
 }
 
@@ -81,9 +89,19 @@ impl Progress {
             steps,
             steps_per_epoch,
             first_step: step,
-            started: now,
+            asked: now,
+            trained: Duration::ZERO,
+            waited: Duration::ZERO,
             last_line: now,
         })
+    }
+
+    /// The images of a step, which begins with waiting for them.
+    pub fn wait_for<T>(&mut self, images: impl FnOnce() -> T) -> T {
+        self.asked = Instant::now();
+        let images = images();
+        self.waited += self.asked.elapsed();
+        images
     }
 
     /// Reports update number `step`, from 0, made with learning rate `rate`.
@@ -92,12 +110,14 @@ impl Progress {
     /// Where the log cannot be written.
     pub fn step(&mut self, step: u64, rate: f64, losses: &Losses) -> Result<(), TrainError> {
         let done = step + 1;
-        let images_per_second = self.images_per_second(done);
+        self.trained += self.asked.elapsed();
+        let (images_per_second, waiting) = (self.images_per_second(done), self.waited.div_duration_f64(self.trained));
         self.bar.set_position(done);
         let text = format!(
-            "epoch {}, {}, learning rate {rate:.2e}, {images_per_second:.0} images/s, {}",
+            "epoch {}, {}, learning rate {rate:.2e}, {images_per_second:.0} images/s{}, {}",
             step / self.steps_per_epoch + 1,
             describe(losses),
+            advice(waiting),
             resident_memory(),
         );
         if self.bar.is_hidden() && (self.last_line.elapsed() >= LINE_EVERY || step == self.first_step) {
@@ -116,6 +136,7 @@ impl Progress {
                 loss_child: losses.child,
                 loss_random: &losses.random,
                 images_per_second,
+                waiting,
             })?;
         }
         Ok(())
@@ -143,13 +164,21 @@ impl Progress {
     }
 
     fn images_per_second(&self, done: u64) -> f64 {
-        (done - self.first_step) as f64 * self.batch_size as f64 / self.started.elapsed().as_secs_f64()
+        (done - self.first_step) as f64 * self.batch_size as f64 / self.trained.as_secs_f64()
     }
 
     fn write(&mut self, metrics: &Metrics<'_>) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(metrics).map_err(|source| TrainError::State { path: self.log_path.clone(), source })?;
         line.push(b'\n');
         self.log.write_all(&line).map_err(|source| io(&self.log_path, source))
+    }
+}
+
+/// What to do where training waits for images too much of its time.
+fn advice(waiting: f64) -> String {
+    match waiting > WORTH_SAYING {
+        true => format!(" ({:.0} % waiting for images: more --loader-threads)", waiting * 100.0),
+        false => String::new(),
     }
 }
 

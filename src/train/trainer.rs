@@ -43,7 +43,12 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
     )?;
     let validation = job.validation.map(|test| Validation::new(job, test, settings)).transpose()?;
     while training.state.step < steps {
-        let stopped = training.epoch(&mut progress)?.is_break();
+        let ended = training.epoch(&mut progress);
+        // What was learned before a file turned out to be unreadable is kept; after a divergence there is nothing to keep.
+        if let Err(TrainError::Data(_)) = &ended {
+            training.save()?;
+        }
+        let stopped = ended?.is_break();
         let checkpoint = training.save()?;
         if !training.state.step.is_multiple_of(training.state.steps_per_epoch) {
             return Ok(Outcome::Stopped { checkpoint });
@@ -132,7 +137,8 @@ impl<'a> Training<'a> {
             skip: (self.state.step % self.state.steps_per_epoch) as usize,
             threads: self.job.loader_threads,
         };
-        for batch in Batches::start(Arc::clone(&self.job.train), plan)? {
+        let mut batches = Batches::start(Arc::clone(&self.job.train), plan)?;
+        while let Some(batch) = progress.wait_for(|| batches.next()) {
             self.step(&batch?, progress)?;
             self.state.seconds = before + started.elapsed().as_secs_f64();
             if self.job.stop.load(Ordering::Relaxed) {

@@ -18,7 +18,7 @@ use crate::cli::train::stop_flag;
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
-use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, run as train};
+use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, loader_threads, run as train};
 
 /// What every analysis that trains is told.
 #[derive(Debug, clap::Args)]
@@ -130,6 +130,7 @@ impl<'a> Workshop<'a> {
         let run = self.directory.join(self.folder(arm));
         eprintln!("{}: training in {}", arm.name, run.display());
         let resume = self.prepare(&run, arm)?;
+        let threads = self.args.common.runtime.threads();
         let job = Job {
             space: &arm.space,
             train: Arc::clone(&self.train),
@@ -138,8 +139,8 @@ impl<'a> Workshop<'a> {
             teacher: arm.taught_by_model.then(|| given(&self.lab.model)),
             directory: &run,
             device: Device::Cpu,
-            threads: self.args.common.runtime.threads(),
-            loader_threads: 1,
+            threads,
+            loader_threads: loader_threads(threads),
             stop: self.stop,
         };
         match train(&job, &arm.settings, resume) {
