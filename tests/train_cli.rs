@@ -222,6 +222,9 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(methods("fine-tuning"), ["fine-tuned at 0.01", "fine-tuned at 0.0001"]);
     succeed(analyse("from-scratch", &["--child", "smallest"]));
     assert_eq!(methods("from-scratch"), ["from scratch", "distilled from the model (A)", "distilled in place (B)"]);
+    succeed(analyse("from-scratch", &["--child", "biggest", "--from", "in-place"]));
+    let own_teacher = numbers("from-scratch")["rows"][0]["trained"][0].clone();
+    assert!(own_teacher["applies"] == false && own_teacher["accuracy"].is_null(), "nobody is a bigger one's student: {own_teacher}");
     succeed(analyse("initialisation", &[]));
     assert_eq!(arms("initialisation"), ["identity, full rate", "naive, full rate", "identity, reduced rate", "naive, reduced rate"]);
     let shortcut = |arm| RunDirectory::peek(&here.join("runs/analysis/initialisation").join(arm)).expect("a run").space.shortcut;

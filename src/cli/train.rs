@@ -81,8 +81,9 @@ pub(super) struct Args {
     resume: bool,
 }
 
+/// What networks are trained on.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Compute {
+pub(super) enum Compute {
     /// The cores of this machine
     Cpu,
     /// The first GPU that CUDA shows
@@ -90,7 +91,7 @@ enum Compute {
 }
 
 impl Compute {
-    fn resolve(self) -> Result<Device, TrainError> {
+    pub(super) fn resolve(self) -> Result<Device, TrainError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda => gpu(),

@@ -55,7 +55,9 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Outcome {
     method: String,
-    /// None where it diverged.
+    /// Whether the method can be had of this child: the biggest has no bigger one beside it to learn from.
+    applies: bool,
+    /// None where it diverged, or does not apply.
     accuracy: Option<f64>,
     /// Accuracy of the trained child minus that of the sliced one, on the same images.
     gain: Option<Difference>,
@@ -68,8 +70,8 @@ struct Numbers {
     rows: Vec<Row>,
 }
 
-/// A way to train one child.
-type Method = (String, Box<dyn Fn(&Child) -> Arm>);
+/// A way to train one child; none where it makes no sense of this one.
+type Method = (String, Box<dyn Fn(&Child) -> Option<Arm>>);
 
 impl FineTuning {
     pub(super) fn run(&self) -> anyhow::Result<()> {
@@ -81,7 +83,7 @@ impl FineTuning {
                     Schedule { rate_per_256: rate, warmup_epochs: 0.0, floor: 1.0, shape: Decay::Exponential, ..base.schedule.clone() };
                 let settings = TrainSettings { roster: Roster::Child(child.choices().clone()), schedule, ..base.clone() };
                 let name = format!("{} at {rate}", child.id());
-                Arm { name, space: space.clone(), settings, from_model: true, taught_by_model: false }
+                Some(Arm { name, space: space.clone(), settings, from_model: true, taught_by_model: false })
             };
             (format!("fine-tuned at {rate}"), Box::new(arm))
         };
@@ -96,9 +98,13 @@ impl FromScratch {
         let method = |name: &str, roster: fn(&Child) -> Roster, taught_by_model: bool| -> Method {
             let (space, base, title) = (workshop.lab.model.card.space.clone(), workshop.settings.clone(), name.to_owned());
             let arm = move |child: &Child| {
-                let settings = TrainSettings { roster: roster(child), ..base.clone() };
+                let roster = roster(child);
+                if matches!(roster, Roster::BiggestAnd(_)) && *child == space.biggest() {
+                    return None;
+                }
+                let settings = TrainSettings { roster, ..base.clone() };
                 let name = format!("{} {title}", child.id());
-                Arm { name, space: space.clone(), settings, from_model: false, taught_by_model }
+                Some(Arm { name, space: space.clone(), settings, from_model: false, taught_by_model })
             };
             (name.to_owned(), Box::new(arm))
         };
@@ -122,12 +128,13 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
         let mut trained = Vec::new();
         for (method, arm) in &methods {
             let arm = arm(&child);
-            let tally = match workshop.train(&arm)? {
-                Trained::Finished { weights, .. } => Some(workshop.test(&arm, &weights, &child)?),
-                Trained::Diverged { .. } => None,
+            let tally = match arm.as_ref().map(|arm| Ok::<_, anyhow::Error>((arm, workshop.train(arm)?))).transpose()? {
+                Some((arm, Trained::Finished { weights, .. })) => Some(workshop.test(arm, &weights, &child)?),
+                Some((_, Trained::Diverged { .. })) | None => None,
             };
             let gain = tally.as_ref().map(|tally| difference(&tally.correct, &sliced.correct));
-            trained.push(Outcome { method: method.clone(), accuracy: tally.map(|tally| tally.accuracy()), gain });
+            let accuracy = tally.map(|tally| tally.accuracy());
+            trained.push(Outcome { method: method.clone(), applies: arm.is_some(), accuracy, gain });
         }
         let mmacs = workshop.lab.plan(&child).cost().macs.millions();
         rows.push(Row { child: child_name, id: child.id().to_string(), mmacs, sliced: sliced.accuracy(), trained });
@@ -148,7 +155,8 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
 fn cells(row: &Row) -> Vec<String> {
     let outcome = |outcome: &Outcome| match (outcome.accuracy, outcome.gain) {
         (Some(accuracy), Some(gain)) => format!("{:.2} ({:+.2} ± {:.2})", 100.0 * accuracy, 100.0 * gain.mean, 100.0 * gain.margin),
-        _ => "diverged".to_owned(),
+        _ if outcome.applies => "diverged".to_owned(),
+        _ => "–".to_owned(),
     };
     let fixed = [row.child.clone(), format!("{:.2}", row.mmacs), format!("{:.2}", 100.0 * row.sliced)];
     fixed.into_iter().chain(row.trained.iter().map(outcome)).collect()

@@ -37,8 +37,8 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn open(common: &Common) -> anyhow::Result<Self> {
         let model = Model::open(&common.model)?;
-        let train = open_images(&model.card, &common.data, Split::Train, 0)?;
-        let images = open_images(&model.card, &common.data, Split::Test, 0)?;
+        let train = open_images(&model.card, &common.data, Split::Train, common.max_corrupt)?;
+        let images = open_images(&model.card, &common.data, Split::Test, common.max_corrupt)?;
         let test = Arc::new(Source { images, preprocessing: model.card.preprocessing.clone(), augment: Augment::NONE });
         let extremes = ["smallest".to_owned(), "biggest".to_owned()];
         let names = if common.child.is_empty() { &extremes[..] } else { &common.child };

@@ -56,6 +56,9 @@ struct Common {
     /// The data set: IDX files, CIFAR-10's binary batches, or folders `test/CLASS/*` and `train/CLASS/*`
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Image files that cannot be read and are skipped in each of the two parts, at most; each is named in the log
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    max_corrupt: usize,
     /// Children: `smallest`, `biggest`, ids of the family, JSON files of choices; the smallest and the biggest, if not given
     #[arg(long, num_args = 1.., value_name = "CHILD")]
     child: Vec<String>,

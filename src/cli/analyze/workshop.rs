@@ -14,11 +14,11 @@ use crate::cli::common::open_images;
 use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::models::given;
-use crate::cli::train::stop_flag;
+use crate::cli::train::{Compute, stop_flag};
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
-use crate::train::{Accuracy, Device, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, loader_threads, run as train};
+use crate::train::{Accuracy, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, loader_threads, run as train};
 
 /// What every analysis that trains is told.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,9 @@ pub(super) struct Training {
     /// Where the runs lie; the same command goes on with those that are there
     #[arg(long, value_name = "DIR", default_value = "runs/analysis")]
     runs: PathBuf,
+    /// Where to train; children are measured on the CPU
+    #[arg(long, value_enum, default_value_t = Compute::Cpu)]
+    device: Compute,
     /// Calibration images of every child that is measured
     #[arg(long, default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     calibration_images: u32,
@@ -107,7 +110,7 @@ impl<'a> Workshop<'a> {
         );
         let preprocessing = &lab.model.card.preprocessing;
         let source = |split, augment| -> anyhow::Result<Source> {
-            let images = open_images(&lab.model.card, &args.common.data, split, 0)?;
+            let images = open_images(&lab.model.card, &args.common.data, split, args.common.max_corrupt)?;
             let images = match (split, settings.held_out) {
                 (Split::Train, held_out @ 1..) => images.without_held_out(held_out, settings.seed),
                 _ => images,
@@ -138,7 +141,7 @@ impl<'a> Workshop<'a> {
             start: arm.from_model.then(|| given(&self.lab.model)),
             teacher: arm.taught_by_model.then(|| given(&self.lab.model)),
             directory: &run,
-            device: Device::Cpu,
+            device: self.args.device.resolve()?,
             threads,
             loader_threads: loader_threads(threads),
             stop: self.stop,
