@@ -25,6 +25,8 @@ pub struct Metrics {
     pub shed: IntCounterVec,
     /// Requests answered by a smaller child than an idle server would have taken.
     pub degraded: IntCounter,
+    /// Bursts that missed deadlines, each of which halves the share of a deadline that better children may take.
+    pub better_share_cuts: IntCounter,
     /// Predicted time of each run.
     pub predicted_run_seconds: Histogram,
     /// Time of a run as measured when its child was loaded, over what it took.
@@ -95,6 +97,11 @@ impl Metrics {
             cancelled_images: counter(r, "cancelled_images_total", "Images that nobody waited for any more, queued or running.")?,
             shed: counters(r, "shed_total", "Requests refused for want of time or room.", "reason", &SHED_REASONS)?,
             degraded: counter(r, "degraded_total", "Requests answered by a smaller child than an idle server would have taken.")?,
+            better_share_cuts: counter(
+                r,
+                "better_share_cuts_total",
+                "Bursts that missed deadlines and so leave better children less time.",
+            )?,
             predicted_run_seconds: single(r, "predicted_run_seconds", "Predicted time of each run.", buckets(16e-6, 20)?)?,
             // A quarter to four, by steps of a tenth.
             prediction_ratio: single(

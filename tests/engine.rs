@@ -308,6 +308,7 @@ async fn a_deadline_that_nobody_can_keep_is_refused_before_any_work() {
     assert!(matches!(refused, Err(ClassifyError::TooLate)), "{refused:?}");
     assert_eq!(runs(), before);
     assert_eq!(engine.metrics().shed.with_label_values(&["deadline"]).get(), 1);
+    assert_eq!(engine.metrics().better_share_cuts.get(), 0, "who asks for the impossible takes nothing from others");
     let answer = engine.classify(within(&engine, Budget::default(), Some(Duration::from_secs(20))), images).await.unwrap();
     assert_eq!((answer.logits.len(), answer.degraded_from), (64, None));
 }

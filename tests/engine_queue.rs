@@ -44,6 +44,8 @@ async fn who_waits_past_the_deadline_is_answered_by_a_timer() {
     assert!(begin.elapsed() >= Duration::from_millis(100), "it was let in, for what was predicted");
     assert!(!long.is_finished(), "the worker is still busy");
     long.abort();
+    engine.classify(id, vec![patch(2)]).await.unwrap();
+    assert_eq!(engine.metrics().better_share_cuts.get(), 1, "a miss, though a timer gave the answer");
 }
 
 /// Who has left does not take the place of who comes.
@@ -84,6 +86,7 @@ async fn the_queue_takes_what_its_limit_says() {
         }
     }
     assert_eq!((answered, refused), (8, 2));
+    assert_eq!(engine.metrics().better_share_cuts.get(), 1, "both refusals are of one burst");
     long.await.unwrap().unwrap();
 }
 

@@ -135,18 +135,18 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.shared.lock();
         // Nobody is refused for the sake of clients that have left.
-        self.shared.drop_gone(&mut state);
+        self.shared.drop_gone(&mut state, now);
         let (waiting, busy) = (state.queue.images(), state.busy(now, None));
         if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
             let until_free = state.queue.drained_in(busy, &predict);
-            self.shared.spare.missed(now);
+            self.shared.missed(now);
             return Err(Refused::Full(request.payload, until_free));
         }
         // Who asks for what no server could do says nothing of this one's load.
         let hopeless = now + least(&request, &predict) > request.deadline;
         state.queue.push(request, now, busy, &predict).inspect_err(|_| {
             if !hopeless {
-                self.shared.spare.missed(now);
+                self.shared.missed(now);
             }
         })?;
         self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);
@@ -198,10 +198,24 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes note of a deadline that was missed.
+    fn missed(&self, now: Instant) {
+        if self.spare.missed(now) {
+            self.resources.metrics.better_share_cuts.inc();
+        }
+    }
+
     /// Takes out of the queue what nobody waits for any more.
-    fn drop_gone(&self, state: &mut State) {
-        let before = state.queue.images();
-        state.queue.drop_gone(|ask| ask.client.gone());
+    fn drop_gone(&self, state: &mut State, now: Instant) {
+        let (before, mut late) = (state.queue.images(), false);
+        state.queue.drop_gone(|request| {
+            let gone = request.payload.client.gone();
+            late |= gone && request.deadline <= now;
+            gone
+        });
+        if late {
+            self.missed(now);
+        }
         self.resources.metrics.cancelled_images.inc_by(before.saturating_sub(state.queue.images()) as u64);
     }
 
@@ -219,9 +233,9 @@ impl Shared {
             }
             let now = Instant::now();
             let busy = state.busy(now, Some(worker));
-            self.drop_gone(&mut state);
+            self.drop_gone(&mut state, now);
             while let Some(late) = state.queue.next_late(now, &predict) {
-                self.spare.missed(now);
+                self.missed(now);
                 // The client may be gone by now.
                 let _ = late.reply.send(Err(late.too_late));
             }

@@ -138,8 +138,8 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// Takes out the requests that nobody waits for any more.
-    pub(super) fn drop_gone(&mut self, gone: impl Fn(&T) -> bool) {
-        self.retain(|request| !gone(&request.payload));
+    pub(super) fn drop_gone(&mut self, mut gone: impl FnMut(&Waiting<C, T>) -> bool) {
+        self.retain(|request| !gone(request));
     }
 
     /// Takes out the most urgent request, if not even its smallest child can be in time any more: running it would only make others late.
@@ -239,7 +239,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// Takes out whatever does not satisfy `keep`.
-    fn retain(&mut self, keep: impl Fn(&Waiting<C, T>) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&Waiting<C, T>) -> bool) {
         self.waiting.retain(|_, request| keep(request));
         self.images = self.waiting.values().map(|request| request.images).sum();
     }

@@ -25,13 +25,13 @@ struct Cut {
     share: f64,
     at: Instant,
     /// The last miss, whether or not it began a burst.
-    burst: Instant,
+    missed: Option<Instant>,
 }
 
 impl Spare {
     /// Nothing is missed yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Cut { share: MOST, at: now, burst: now }))
+        Self(Mutex::new(Cut { share: MOST, at: now, missed: None }))
     }
 
     /// The share at the moment.
@@ -39,13 +39,15 @@ impl Spare {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).share(now)
     }
 
-    /// Takes note of a deadline that was missed, or of a request that was refused for want of time.
-    pub(super) fn missed(&self, now: Instant) {
+    /// Takes note of a deadline that was missed, or of a request that was refused for want of time. Says whether the share is smaller
+    /// for it.
+    pub(super) fn missed(&self, now: Instant) -> bool {
         let mut cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(cut.burst) >= ONE_BURST {
-            *cut = Cut { share: cut.share(now) / 2.0, at: now, burst: now };
+        let same = cut.missed.replace(now).is_some_and(|before| now.saturating_duration_since(before) < ONE_BURST);
+        if !same {
+            (cut.share, cut.at) = (cut.share(now) / 2.0, now);
         }
-        cut.burst = now;
+        !same
     }
 }
 
@@ -67,12 +69,10 @@ mod tests {
         let share = |ms| spare.share(start + Duration::from_millis(ms));
         let missed = |ms| spare.missed(start + Duration::from_millis(ms));
         assert_eq!(share(1_000_000), MOST, "it grows no further");
-        missed(1_000);
-        (1..10).for_each(|index| missed(1_000 + 200 * index));
+        assert!(missed(1_000) && !(1..10).any(|index| missed(1_000 + 200 * index)));
         assert!((share(1_000) - 0.125).abs() < 1e-9, "one burst, however long, is one miss: {}", share(1_000));
         assert!((share(16_000) - 0.1875).abs() < 1e-9, "a quarter of a minute gives back a quarter: {}", share(16_000));
-        missed(16_000);
-        missed(17_000);
+        assert!(missed(16_000) && missed(17_000));
         assert!(share(17_000) < 0.05, "{}", share(17_000));
         assert_eq!(share(90_000), MOST);
     }

@@ -128,9 +128,12 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
         let mut trained = Vec::new();
         for (method, arm) in &methods {
             let arm = arm(&child);
-            let tally = match arm.as_ref().map(|arm| Ok::<_, anyhow::Error>((arm, workshop.train(arm)?))).transpose()? {
-                Some((arm, Trained::Finished { weights, .. })) => Some(workshop.test(arm, &weights, &child)?),
-                Some((_, Trained::Diverged { .. })) | None => None,
+            let tally = match &arm {
+                None => None,
+                Some(arm) => match workshop.train(arm)? {
+                    Trained::Finished { weights, .. } => Some(workshop.test(arm, &weights, &child)?),
+                    Trained::Diverged { .. } => None,
+                },
             };
             let gain = tally.as_ref().map(|tally| difference(&tally.correct, &sliced.correct));
             let accuracy = tally.map(|tally| tally.accuracy());

@@ -32,7 +32,7 @@ impl Shared {
         let decode = decoded - started;
         let ended = Instant::now();
         if due.is_some_and(|due| due < ended) {
-            self.spare.missed(ended);
+            self.missed(ended);
         }
         if let Ok((logits, took)) = &ran {
             self.learn(&child, patches.len(), predicted, *took, logits.is_ok());

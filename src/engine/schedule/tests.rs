@@ -207,7 +207,7 @@ fn those_who_left_are_dropped() {
     for payload in ['a', 'b', 'c'] {
         bench.push(payload, &[4], 100).unwrap();
     }
-    bench.queue.drop_gone(|payload| *payload != 'b');
+    bench.queue.drop_gone(|request| request.payload != 'b');
     assert_eq!(bench.next(0), Some((4, "b".into())));
     assert_eq!(bench.queue.images(), 0);
 }
