@@ -193,6 +193,35 @@ async fn added_children_are_measured_listed_bounded_and_remembered() {
     assert!(matches!(second.classify(id, vec![patch(1)]).await, Err(ClassifyError::Unknown(_))));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_removed_while_it_is_loaded_leaves_nothing_behind() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let mut choices = common::space().smallest().choices().clone();
+    choices.stages[2] = bignas::space::StageChoices::uniform(2, 20, 3, 4);
+    let id = bignas::space::Child::new(&common::space(), choices.clone()).unwrap().id();
+    let adding = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.add(choices).await }
+    });
+    let removed = async {
+        while engine.remove(id).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), removed).await.unwrap();
+    // Whether or not it was there before it was removed, it is loaded by now.
+    let _ = adding.await.unwrap();
+    let metrics = engine.metrics();
+    let nothing = async {
+        while metrics.loaded_children.get() + metrics.cache_bytes.get() + metrics.disk_bytes.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), nothing).await.expect("it stays in memory or on disk");
+    assert!(engine.child(id).is_none());
+}
+
 #[tokio::test]
 async fn warm_up_measures_the_family_and_a_restart_is_ready_at_once() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::build::{BuildError, Built};
+use super::load_times::Times;
 use super::loaded::{LoadedChild, bytes_in_sessions};
 use super::registry::Known;
 use super::types::{ClassifyError, Source};
@@ -25,30 +26,28 @@ type Outcome = Option<Result<(Arc<LoadedChild>, Source), BuildError>>;
 /// Nothing is loaded ahead while so many children wait for the builder.
 const LOADS_AHEAD: usize = 2;
 
-/// Weight of the newest load in what loads take.
-const NEWEST: f64 = 0.3;
-
 /// The loads that go on, by child, and how long loads take. Whoever asks for the same child waits for the same outcome.
 #[derive(Debug, Default)]
 pub(super) struct Loading {
-    under_way: Mutex<HashMap<ChildId, watch::Receiver<Outcome>>>,
-    /// Seconds that a load from disk takes, and one that builds the child first; none until there was one.
-    seconds: Mutex<[Option<f64>; 2]>,
+    under_way: Mutex<HashMap<ChildId, UnderWay>>,
+    times: Mutex<Times>,
+}
+
+/// A load that goes on.
+#[derive(Debug)]
+struct UnderWay {
+    outcome: watch::Receiver<Outcome>,
+    /// When it will be done, as predicted when it began.
+    done_by: Option<Instant>,
 }
 
 impl Loading {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChildId, watch::Receiver<Outcome>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChildId, UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn took(&self, built: bool, time: Duration) {
-        let known = &mut self.seconds.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(built)];
-        let new = time.as_secs_f64();
-        *known = Some(known.map_or(new, |before| before + NEWEST * (new - before)));
-    }
-
-    fn predict(&self, built: bool) -> Option<Duration> {
-        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(built)].map(Duration::from_secs_f64)
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,25 +130,26 @@ impl Engine {
     fn join_or_begin(&self, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
         let id = child.id();
         let mut loading = self.inner.loading.lock();
-        if let Some(outcome) = loading.get(&id) {
-            return Ok(outcome.clone());
+        if let Some(under_way) = loading.get(&id) {
+            return Ok(under_way.outcome.clone());
         }
-        let (sender, receiver) = watch::channel(None);
+        let done_by = self.inner.predicted_new_load(id).map(|time| Instant::now() + time);
+        let (sender, outcome) = watch::channel(None);
         let inner = Arc::clone(&self.inner);
         let job = Box::new(move || {
             let registered = Registered { inner: Arc::clone(&inner), child: id };
+            let begin = Instant::now();
             let outcome = inner.load_now(&child);
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
-            if !inner.measured(id) {
-                inner.measure_now(id);
-            }
+            inner.measure_loaded(id);
+            inner.loading.times().job.learn(begin.elapsed());
             return_freed_memory();
         });
         self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
-        loading.insert(id, receiver.clone());
-        Ok(receiver)
+        loading.insert(id, UnderWay { outcome: outcome.clone(), done_by });
+        Ok(outcome)
     }
 
     /// Waits until the latency of a loaded child is known.
@@ -161,9 +161,7 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         // The load's own measurement comes before this job in the queue.
         let job = Box::new(move || {
-            if !inner.measured(id) {
-                inner.measure_now(id);
-            }
+            inner.measure_loaded(id);
             let _ = sender.send(());
         });
         self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
@@ -180,7 +178,11 @@ impl Inner {
         }
         let begin = Instant::now();
         let (loaded, source) = self.built_and_loaded(child)?;
-        self.loading.took(source == Source::Built, begin.elapsed());
+        let took = begin.elapsed();
+        match source {
+            Source::Built => self.loading.times().built.learn(took),
+            _ => self.loading.times().disk.learn(took),
+        }
         let bytes = loaded.bytes(self.pool.runs());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
         self.metrics.cache_evictions.inc_by(dropped as u64);
@@ -216,7 +218,16 @@ impl Inner {
 
     /// How long it will take to get a child into memory, by what that took before; none before the first time.
     pub(super) fn predicted_load(&self, id: ChildId) -> Option<Duration> {
-        self.loading.predict(!self.builder.store.contains(&self.builder.key(id)))
+        match self.loading.lock().get(&id) {
+            Some(under_way) => under_way.done_by.map(|done_by| done_by.saturating_duration_since(Instant::now())),
+            None => self.predicted_new_load(id),
+        }
+    }
+
+    /// As [`Inner::predicted_load`], of a load that has not begun, behind all that wait for the builder.
+    fn predicted_new_load(&self, id: ChildId) -> Option<Duration> {
+        let built = !self.builder.store.contains(&self.builder.key(id));
+        self.loading.times().predict(built, self.builders.waiting())
     }
 
     /// The child's times as measured, or a guess from its multiply-adds until they are.
@@ -234,8 +245,18 @@ impl Inner {
         self.tables.iter().all(|(_, table)| table.get(id).is_some())
     }
 
+    /// Measures what is not known of the times of a child that was loaded. One that was removed meanwhile leaves nothing behind.
+    fn measure_loaded(&self, id: ChildId) {
+        if !self.measured(id) {
+            self.measure_now(id);
+        }
+        if self.registry.get(id).is_none() {
+            self.forget(id);
+        }
+    }
+
     /// Measures what is not known of the times of a child in memory; one that was dropped meanwhile stays unmeasured.
-    pub(super) fn measure_now(&self, id: ChildId) {
+    fn measure_now(&self, id: ChildId) {
         let Some(loaded) = self.cache.get(id) else { return };
         for (threads, table) in self.tables.iter().filter(|(_, table)| table.get(id).is_none()) {
             match loaded.measure(&self.builder, *threads) {

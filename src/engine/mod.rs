@@ -9,6 +9,7 @@ mod classify;
 mod client;
 mod fault;
 mod layout;
+mod load_times;
 mod loaded;
 mod loading;
 mod options;
@@ -223,15 +224,7 @@ impl Engine {
     pub fn remove(&self, id: ChildId) -> Result<(), RemoveError> {
         self.inner.registry.remove(id)?;
         self.inner.registry.save();
-        self.inner.cache.remove(id);
-        self.inner.paces.forget(id);
-        for (_, table) in &self.inner.tables {
-            if let Err(error) = table.remove(id) {
-                tracing::warn!(child = %id, %error, "the child's latency stays on disk");
-            }
-        }
-        self.inner.builder.store.remove(&self.inner.builder.key(id));
-        self.inner.record_usage();
+        self.inner.forget(id);
         Ok(())
     }
 
@@ -279,6 +272,20 @@ impl Inner {
     /// Whether a child lies on disk, and not in memory.
     fn on_disk_only(&self, id: ChildId) -> bool {
         !self.cache.contains(id) && self.builder.store.contains(&self.builder.key(id))
+    }
+
+    /// Drops all that is kept of a child which is no longer known.
+    fn forget(&self, id: ChildId) {
+        self.cache.remove(id);
+        self.paces.forget(id);
+        for (_, table) in &self.tables {
+            if let Err(error) = table.remove(id) {
+                tracing::warn!(child = %id, %error, "the child's latency stays on disk");
+            }
+        }
+        self.builder.store.remove(&self.builder.key(id));
+        self.metrics.disk_bytes.set(self.builder.store.bytes() as i64);
+        self.record_usage();
     }
 
     fn record_usage(&self) {
