@@ -94,3 +94,51 @@ async fn cores_are_divided_as_measured() {
     assert_eq!(second.children()[0].latency_ms, Some(10.0), "on one thread");
     second.classify(ids(&second)[0], vec![patch(1)]).await.unwrap();
 }
+
+/// The scheduler puts workers on one core where a builder has the other; so each has a core of its own as long as a child is built.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_keeps_to_its_core_while_a_child_is_built() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if cores < 2 || cores_of("thread-self").len() != cores {
+        // There is nothing to choose, or a quota that lets nobody have a core alone.
+        return;
+    }
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--threads-per-run", "1"]);
+    let hot = ids(&engine)[0];
+    let mut choices = common::space().smallest().choices().clone();
+    choices.stages[2] = bignas::space::StageChoices::uniform(2, 20, 3, 4);
+    let begin = Instant::now();
+    loop {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no worker is bound");
+        let building = tokio::spawn({
+            let (engine, choices) = (engine.clone(), choices.clone());
+            async move { engine.add(choices).await.unwrap().child.id() }
+        });
+        while !building.is_finished() {
+            engine.classify(hot, vec![patch(1)]).await.unwrap();
+            if workers().any(|worker| cores_of(&worker).len() == 1) {
+                return;
+            }
+        }
+        // What is removed is built anew.
+        engine.remove(building.await.unwrap()).unwrap();
+    }
+}
+
+/// The workers of this process, as the system lists them.
+fn workers() -> impl Iterator<Item = String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| format!("self/task/{}", task.unwrap().file_name().display()));
+    tasks.filter(|task| std::fs::read_to_string(format!("/proc/{task}/comm")).is_ok_and(|name| name.starts_with("worker-")))
+}
+
+/// The cores that a thread of `/proc` may run on; none of one that is gone.
+fn cores_of(thread: &str) -> Vec<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default().trim().to_owned();
+    let ranges = list.split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}

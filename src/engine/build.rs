@@ -1,7 +1,7 @@
 //! Building a child: slice, recalibrate, export; and loading what was built.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -9,6 +9,7 @@ use thread_priority::ThreadPriority;
 use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
 
 use super::artefacts::Artefacts;
+use super::cores::keep_to_last;
 use super::store::{Receipt, Store};
 use super::types::Source;
 use crate::calibrate::{Batches, Calibrator};
@@ -18,7 +19,7 @@ use crate::deploy::{DeployError, Deployed, Statistics, deploy};
 use crate::files::sha256;
 use crate::metrics::Metrics;
 use crate::onnx::{EXPORTER_VERSION, Input};
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Provider, Runtime, RuntimeError};
 use crate::space::{Child, ChildId, Plan};
 
 /// A child that could not be built.
@@ -85,6 +86,8 @@ pub(super) struct Builder {
     calibration: Option<(CalibrationSet, usize)>,
     /// Whether a running recalibration is to end early.
     pub(super) stop: AtomicBool,
+    /// How much is done behind the workers' backs at the moment.
+    in_background: AtomicUsize,
     common: CommonKeys,
 }
 
@@ -109,7 +112,8 @@ impl Builder {
     ) -> Self {
         let common = CommonKeys::of(&model, &runtime, calibration.as_ref());
         let run_threads = AtomicUsize::new(1);
-        Self { model, runtime, store, artefacts, metrics, threads, run_threads, calibration, stop: AtomicBool::new(false), common }
+        let (stop, in_background) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { model, runtime, store, artefacts, metrics, threads, run_threads, calibration, stop, in_background, common }
     }
 
     /// The key under which a built child is kept.
@@ -132,7 +136,7 @@ impl Builder {
     /// The child's deployable graph, built whatever lies elsewhere, and kept on disk.
     pub(super) fn build_anew(&self, child: &Child) -> Result<Built, BuildError> {
         let key = self.key(child.id());
-        let result = in_background(|| self.build(child, &key));
+        let result = self.in_background(self.threads, || self.build(child, &key));
         self.metrics.builds.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         let (onnx, receipt) = result?;
         let onnx = Arc::new(onnx);
@@ -206,30 +210,44 @@ impl Builder {
         Ok(deploy(&self.model, child, Statistics::Measured(&calibrator), Input::Resolution))
     }
 
+    /// Whether workers share their cores with a child that is being built, and have one thread each to bind to a core.
+    pub(super) fn crowds_workers(&self) -> bool {
+        let on_processor = self.runtime.device().provider == Provider::Cpu;
+        on_processor && self.in_background.load(Ordering::Relaxed) > 0 && self.run_threads.load(Ordering::Relaxed) == 1
+    }
+
+    /// Runs `work`, which computes on so many threads, on a thread that gets only the time that nobody else wants, and waits for it.
+    /// Threads that it starts are like it, and stay so.
+    ///
+    /// A thread that is merely nice will not do: to the system, a core with such a thread is taken, and it lets a network wait behind
+    /// another one rather than put it there.
+    pub(super) fn in_background<T: Send>(&self, threads: usize, work: impl FnOnce() -> T + Send) -> T {
+        self.in_background.fetch_add(1, Ordering::Relaxed);
+        let outcome = std::thread::scope(|scope| {
+            let patient = scope.spawn(|| {
+                step_back();
+                keep_to_last(threads);
+                work()
+            });
+            patient.join()
+        });
+        self.in_background.fetch_sub(1, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// Records the time of one stage.
     pub(super) fn record(&self, stage: &str, time: Duration) {
         self.metrics.build_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 }
 
-/// Runs `work` on a thread that gets only the time that nobody else wants, and waits for it. Threads that it starts are like it, and
-/// stay so.
-///
-/// A thread that is merely nice will not do: to the system, a core with such a thread is taken, and it lets a network wait behind
-/// another one rather than put it there.
-pub(super) fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let outcome = std::thread::scope(|scope| {
-        let patient = scope.spawn(|| {
-            // Where the system does not let it step back, it works as everyone else does.
-            let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-            if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-                tracing::debug!(?error, "building at full priority");
-            }
-            work()
-        });
-        patient.join()
-    });
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+/// Gives the thread that calls this only the time that nobody else wants.
+fn step_back() {
+    // Where the system does not let it step back, it works as everyone else does.
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+        tracing::debug!(?error, "building at full priority");
+    }
 }
 
 impl CommonKeys {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::build::{BuildError, Builder, Built, in_background};
+use super::build::{BuildError, Builder, Built};
 use super::pace::Pace;
 use super::types::ClassifyError;
 use crate::image::Patch;
@@ -32,7 +32,7 @@ impl LoadedChild {
         let threads = builder.run_threads.load(Ordering::Acquire);
         let first = || load(builder, &child, &built.onnx, threads);
         // Beside traffic, loading steps back too; but a session's own threads would never come forward again.
-        let first = if threads == 1 { in_background(first)? } else { first()? };
+        let first = if threads == 1 { builder.in_background(threads, first)? } else { first()? };
         let graph_bytes = built.onnx.len() as u64;
         let held = (!built.on_disk).then_some(built.onnx);
         Ok(Self { child, held, graph_bytes, idle: Mutex::new(vec![first]), pace })
@@ -62,7 +62,7 @@ impl LoadedChild {
 
     /// Its times on this device with so many threads a run, on a session that no request shares, behind running networks.
     pub(super) fn measure(&self, builder: &Builder, threads: usize) -> Result<Profile, ClassifyError> {
-        in_background(|| Profile::measure(&mut self.session(builder, threads)?).map_err(failed))
+        builder.in_background(threads, || Profile::measure(&mut self.session(builder, threads)?).map_err(failed))
     }
 
     /// A session for one run, which gives it back: one that is idle, else another.

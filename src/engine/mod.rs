@@ -7,6 +7,7 @@ mod artefacts;
 mod build;
 mod classify;
 mod client;
+mod cores;
 mod fault;
 mod layout;
 mod load_times;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::build::Builder;
 use super::client::Client;
+use super::cores::Place;
 use super::fault::Fault;
 use super::loaded::LoadedChild;
 use super::picture::{Decoder, Picture};
@@ -262,9 +263,11 @@ fn work(shared: &Shared, index: usize) {
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "running networks at full priority");
     }
+    let mut place = Place::of_worker(index);
     // Whatever panics costs the requests of its run, never the worker.
     while catch_unwind(AssertUnwindSafe(|| {
         while let Some(run) = shared.next(index) {
+            place.settle(shared.resources.builder.crowds_workers());
             shared.answer(index, run);
         }
     }))
