@@ -19,8 +19,8 @@ pub(super) struct Place {
 impl Place {
     /// The place of the worker `index`.
     pub(super) fn of_worker(index: usize) -> Self {
-        let own = allowed().get(index).map(|core| set(&[*core]));
-        Self { cores: own.map(|own| (set(&allowed()), own)), bound: false }
+        let allowed = allowed();
+        Self { cores: allowed.get(index).map(|&core| (set(&allowed), set(&[core]))), bound: false }
     }
 
     /// Binds the thread that calls this to its own core, or lets it run on all of them again.
