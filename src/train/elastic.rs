@@ -97,10 +97,7 @@ impl Pass<'_, '_, '_> {
     /// Convolution, batch norm, activation, as far as `plan` has them.
     fn conv(&mut self, plan: &ConvPlan, x: &Torch) -> Torch {
         let weight = slice_kernel(self.parameters.get(&format!("{}.weight", plan.name)), plan.weight_shape());
-        let (x, padding) = pad(x, plan.pad);
-        let stride = plan.stride as i64;
-        let groups = if plan.depthwise() { plan.c_in as i64 } else { 1 };
-        let x = x.conv2d(&weight, None::<Torch>, [stride; 2], [padding; 2], [1, 1], groups);
+        let x = convolve(plan, x, &weight);
         let x = if plan.norm { self.batch_norm(plan, &x) } else { x };
         plan.activation.map_or_else(|| x.shallow_clone(), |activation| activate(activation, &x))
     }
@@ -159,10 +156,23 @@ fn slice_kernel(weight: &Torch, [c_out, c_in, kernel, _]: [usize; 4]) -> Torch {
     if kernel == whole { slice } else { slice.narrow(2, start, kernel).narrow(3, start, kernel) }
 }
 
-/// Pads unequal sides with zeros, and leaves equal ones to the convolution.
-fn pad(x: &Torch, pad: Pad) -> (Torch, i64) {
-    let (begin, end) = (pad.begin as i64, pad.end as i64);
-    if begin == end { (x.shallow_clone(), begin) } else { (x.constant_pad_nd([begin, end, begin, end]), 0) }
+/// The convolution of `plan` alone.
+///
+/// libtorch pads both sides alike. Where they are not alike, more padding than either needs moves the result by whole pixels, and what
+/// is too much is cut off: that copies the output, where padding beforehand would copy the largest map of a block.
+fn convolve(plan: &ConvPlan, x: &Torch, weight: &Torch) -> Torch {
+    let Pad { begin, end } = plan.pad;
+    let moved = end.saturating_sub(begin).div_ceil(plan.stride);
+    let padding = (begin + moved * plan.stride) as i64;
+    let groups = if plan.depthwise() { plan.c_in as i64 } else { 1 };
+    let y = x.conv2d(weight, None::<Torch>, [plan.stride as i64; 2], [padding; 2], [1, 1], groups);
+    if begin == end {
+        return y;
+    }
+    let (moved, side) = (moved as i64, plan.size_out as i64);
+    let y = y.narrow(2, moved, side).narrow(3, moved, side);
+    // Dense again, with the channels still innermost: batch norm is slow on anything else.
+    y.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 fn average_pool(plan: &PoolPlan, x: &Torch) -> Torch {
@@ -177,8 +187,11 @@ fn average_pool(plan: &PoolPlan, x: &Torch) -> Torch {
 }
 
 /// Mean over both spatial dimensions, `[N, C]`.
+///
+/// Not `mean_dim`: its gradient divides a whole map, where this divides one value a channel.
 fn global_mean(x: &Torch) -> Torch {
-    x.mean_dim([2i64, 3].as_slice(), false, None)
+    let pixels = x.size()[2..].iter().product::<i64>() as f64;
+    x.sum_dim_intlist([2i64, 3].as_slice(), false, x.kind()) / pixels
 }
 
 fn activate(activation: Activation, x: &Torch) -> Torch {
