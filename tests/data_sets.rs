@@ -309,7 +309,7 @@ fn corrupt_files_are_skipped_up_to_the_limit() {
 }
 
 fn plan() -> BatchPlan {
-    BatchPlan { mode: Mode::Training, batch_size: 8, seed: 1, epoch: 0, skip: 0, threads: 2 }
+    BatchPlan { mode: Mode::Training, batch_size: 8, patches: 1, seed: 1, epoch: 0, skip: 0, threads: 2 }
 }
 
 fn source(count: u8, augment: Augment) -> Arc<Source> {
@@ -344,6 +344,18 @@ fn batches_depend_on_seed_and_epoch_alone() {
     }
     assert_ne!(collect(&source, BatchPlan { epoch: 1, ..plan() }), reference);
     assert_ne!(collect(&source, BatchPlan { seed: 2, ..plan() }), reference);
+}
+
+#[test]
+fn further_patches_of_an_image_are_changed_on_their_own() {
+    let source = source(16, Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None });
+    let (one, three) = (collect(&source, plan()), collect(&source, BatchPlan { patches: 3, ..plan() }));
+    for (one, three) in one.iter().zip(&three) {
+        assert_eq!((&one.labels, three.images.len()), (&three.labels, 3 * one.images.len()));
+        let of_images = || three.images.chunks_exact(3 * 16);
+        assert_eq!(one.images, of_images().flat_map(|patches| &patches[..16]).copied().collect::<Vec<u8>>());
+        assert!(of_images().any(|patches| patches[..16] != patches[16..32] && patches[16..32] != patches[32..]));
+    }
 }
 
 #[test]

@@ -143,9 +143,10 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
 #[test]
 fn averages_and_ablations_are_resumed_exactly_too() {
     type Change = fn(&mut TrainSettings);
-    let cases: [(&str, Change); 3] = [
+    let cases: [(&str, Change); 4] = [
         ("average", |s| (s.average, s.schedule.shape) = (Some(0.9), Decay::Cosine)),
         ("sgd", |s| (s.optimiser.kind, s.regularise, s.schedule.shape) = (OptimiserKind::Sgd, Regularise::Everyone, Decay::Linear)),
+        ("patches", |s| (s.same_patch, s.dropout) = (false, false)),
         ("plain", |s| (s.sandwich, s.distillation, s.zero_gamma) = (false, false, false)),
     ];
     for (name, change) in cases {

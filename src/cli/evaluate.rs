@@ -98,7 +98,7 @@ fn children(model: &Model, named: &[String]) -> anyhow::Result<Vec<Child>> {
 
 /// Runs `network` over the whole of `source`, with a progress bar.
 pub(super) fn evaluate(network: &mut Network, source: &Arc<Source>, batch_size: usize) -> anyhow::Result<Tally> {
-    let plan = BatchPlan { mode: Mode::Evaluation, batch_size, seed: 0, epoch: 0, skip: 0, threads: 1 };
+    let plan = BatchPlan { mode: Mode::Evaluation, batch_size, patches: 1, seed: 0, epoch: 0, skip: 0, threads: 1 };
     let bar: ProgressBar = progress_bar(source.images.len(), "evaluating");
     let preprocessing = &source.preprocessing;
     let mut tally = Tally::default();

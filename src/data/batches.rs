@@ -44,6 +44,8 @@ pub struct BatchPlan {
     pub mode: Mode,
     /// Images per batch.
     pub batch_size: usize,
+    /// Patches of each image, at least 1, each with random changes of its own. The first is what it is without the others.
+    pub patches: usize,
     /// Seed of the training run.
     pub seed: u64,
     /// The epoch, from 0.
@@ -57,7 +59,7 @@ pub struct BatchPlan {
 /// Images and their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// `[N, C, S, S]`: patches, channel by channel; not normalised.
+    /// `[N, P, C, S, S]`: P patches of each image, channel by channel; not normalised.
     pub images: Vec<u8>,
     /// `[N]`: indices of the classes.
     pub labels: Vec<i64>,
@@ -182,17 +184,17 @@ fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, D
         let Some((index, pixels)) = found else {
             continue;
         };
-        let patch = match plan.mode {
-            Mode::Training => {
-                let mut rng = rng(Purpose::Augment, plan.seed, plan.epoch, index as u64);
-                source.augment.apply(&pixels, &source.preprocessing, &mut rng)?
+        let mut rng = rng(Purpose::Augment, plan.seed, plan.epoch, index as u64);
+        for _ in 0..plan.patches.max(1) {
+            let patch = match plan.mode {
+                Mode::Training => source.augment.apply(&pixels, &source.preprocessing, &mut rng)?,
+                Mode::Evaluation => pixels.centre_crop(&source.preprocessing)?,
+            };
+            if batch.images.is_empty() {
+                batch.images.reserve_exact(patch.data.len() * plan.patches.max(1) * indices.len());
             }
-            Mode::Evaluation => pixels.centre_crop(&source.preprocessing)?,
-        };
-        if batch.images.is_empty() {
-            batch.images.reserve_exact(patch.data.len() * indices.len());
+            append_planar(&patch, &mut batch.images);
         }
-        append_planar(&patch, &mut batch.images);
         batch.labels.push(source.images.label(index).unwrap_or_default() as i64);
     }
     Ok(batch)

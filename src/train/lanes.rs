@@ -15,19 +15,18 @@ use super::lesson::Lesson;
 
 /// Loss of every lesson, in their order, and the sum of their gradients, laid out as [`super::Parameters::flat`].
 ///
-/// `patches` are `[N, C, S, S]`, `labels` the distributions `[N, classes]` that whoever does not distil learns from. Where some
-/// distil, exactly one teaches.
-pub(super) fn learn(net: &ElasticNet, lessons: Vec<Lesson>, patches: &Torch, labels: &Torch, threads: usize) -> (Vec<f64>, Torch) {
+/// `labels` are the distributions `[N, classes]` that whoever does not distil learns from. Where some distil, exactly one teaches.
+pub(super) fn learn(net: &ElasticNet, lessons: Vec<Lesson>, labels: &Torch, threads: usize) -> (Vec<f64>, Torch) {
     let count = lessons.len();
     // A GPU is shared best by giving it one child after the other.
     let lanes = if net.parameters.device().is_cuda() { 1 } else { threads.clamp(1, count.max(1)) };
     let work = Work::new(net, lessons);
     thread::scope(|scope| {
         for _ in 0..lanes {
-            let (work, patches, labels) = (&work, patches.shallow_clone(), labels.shallow_clone());
+            let (work, labels) = (&work, labels.shallow_clone());
             scope.spawn(move || {
                 tch::set_num_threads(i32::try_from(threads / lanes).unwrap_or(1));
-                work.run(&patches, &labels);
+                work.run(&labels);
             });
         }
     });
@@ -98,11 +97,11 @@ impl Work {
     }
 
     /// Takes passes until none is left.
-    fn run(&self, patches: &Torch, labels: &Torch) {
+    fn run(&self, labels: &Torch) {
         while let Some((pass, predictions)) = self.take() {
             let computed = catch_unwind(AssertUnwindSafe(|| match pass {
                 Pass::Ahead(forward) => {
-                    let logits = forward.lesson.logits(&forward.net, patches);
+                    let logits = forward.lesson.logits(&forward.net);
                     let predictions = forward.lesson.teaches.then(|| logits.detach().softmax(-1, Kind::Float));
                     let mut state = self.lock();
                     state.predictions = state.predictions.take().or(predictions);

@@ -12,6 +12,8 @@ use crate::space::Plan;
 pub(super) struct Lesson {
     /// The child.
     pub plan: Plan,
+    /// What it sees, `[N, C, S, S]`.
+    pub patches: Torch,
     /// Whether its predictions are what the others learn from.
     pub teaches: bool,
     /// Whether it learns from those predictions; otherwise from the labels.
@@ -23,9 +25,9 @@ pub(super) struct Lesson {
 }
 
 impl Lesson {
-    /// Logits `[N, classes]` of `patches`, `[N, C, S, S]`, resized to the child's resolution.
-    pub fn logits(&self, net: &ElasticNet, patches: &Torch) -> Torch {
-        net.forward(&self.plan, &resize(patches, self.plan.child.resolution()), &mut Norm::Batch, self.dropout.as_ref())
+    /// Logits `[N, classes]` of the patches, resized to the child's resolution.
+    pub fn logits(&self, net: &ElasticNet) -> Torch {
+        net.forward(&self.plan, &resize(&self.patches, self.plan.child.resolution()), &mut Norm::Batch, self.dropout.as_ref())
     }
 
     /// Adds to the gradients of `net`; returns the cross entropy between the distributions `targets`, `[N, classes]`, and

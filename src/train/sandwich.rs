@@ -88,14 +88,17 @@ impl<'a> Sandwich<'a> {
 
     /// Losses of one step, and its gradient, laid out as [`super::Parameters::flat`].
     ///
-    /// `patches` are normalised images `[N, C, S, S]`, resized here to each child's resolution; `labels` are `[N]`. The same step
-    /// always has the same gradient. Dropout takes from libtorch's generator, which the caller seeds.
+    /// `patches` are normalised images `[N·P, C, S, S]`, P patches of each image in a row, resized here to each child's resolution: one
+    /// for all children, or one for each. `labels` are `[N]`. The same step always has the same gradient. Dropout takes from libtorch's
+    /// generator, which the caller seeds.
     pub fn gradient(&self, net: &ElasticNet, patches: &Torch, labels: &Torch, step: Step) -> (Losses, Torch) {
         let (roles, plans): (Vec<Role>, Vec<Plan>) = self.regulars.iter().cloned().chain(self.random(step)).unzip();
         let taught = self.settings.distillation && step.epoch >= self.settings.label_epochs && roles[0] == Role::Biggest;
-        let lessons = plans.into_iter().enumerate().map(|(place, plan)| self.lesson(place, roles[place], plan, taught, patches)).collect();
-        let targets = self.teacher.as_ref().map_or_else(|| self.smoothed(labels), |teacher| teacher.predictions(patches));
-        let (losses, gradient) = learn(net, lessons, patches, &targets, step.threads);
+        let patches = of_each_child(patches, labels.size()[0]);
+        let lesson = |(place, plan): (usize, Plan)| self.lesson(place, roles[place], plan, taught, &patches[place % patches.len()]);
+        let lessons = plans.into_iter().enumerate().map(lesson).collect();
+        let targets = self.teacher.as_ref().map_or_else(|| self.smoothed(labels), |teacher| teacher.predictions(&patches[0]));
+        let (losses, gradient) = learn(net, lessons, &targets, step.threads);
         let of = |role| roles.iter().zip(&losses).filter(move |(other, _)| **other == role).map(|(_, &loss)| loss);
         let one = |role| of(role).next();
         let losses = Losses {
@@ -127,10 +130,11 @@ impl<'a> Sandwich<'a> {
             (chances.ge(rate).to_kind(Kind::Float) / (1.0 - rate)).to_device(patches.device())
         };
         Lesson {
-            dropout: (regularised && plan.head.dropout > 0.0).then(|| kept(plan.head.dropout)),
+            dropout: (regularised && self.settings.dropout && plan.head.dropout > 0.0).then(|| kept(plan.head.dropout)),
             teaches: taught && place == 0,
             distils: taught && place > 0,
             weight_decay: if everyone { self.settings.optimiser.weight_decay } else { 0.0 },
+            patches: patches.shallow_clone(),
             plan,
         }
     }
@@ -150,6 +154,14 @@ impl<'a> Sandwich<'a> {
         };
         all_finite(&net.parameters.flat()) && self.regulars.iter().all(|(_, plan)| answers(plan))
     }
+}
+
+/// The patches of each child, `[N, C, S, S]`: of `[N·P, C, S, S]`, the p-th of every image for the p-th.
+fn of_each_child(patches: &Torch, images: i64) -> Vec<Torch> {
+    let [all, channels, side] = [0, 1, 2].map(|dimension| patches.size()[dimension]);
+    let each = all / images.max(1);
+    let of_images = patches.reshape([images, each, channels, side, side]);
+    (0..each).map(|place| of_images.select(1, place)).collect()
 }
 
 fn all_finite(tensor: &Torch) -> bool {

@@ -35,8 +35,13 @@ pub struct TrainSettings {
     /// Epochs at the start in which everyone learns from the labels all the same. The paper has none: in a run of hundreds of epochs
     /// the time in which an untrained teacher teaches noise does not matter; in one of tens it does.
     pub label_epochs: u64,
+    /// Whether all children of a step see the same patch of each image, resized (paper, 3.1), or each child a patch of its own, so that
+    /// the teacher has seen another than the student.
+    pub same_patch: bool,
     /// Which children are regularised.
     pub regularise: Regularise,
+    /// Whether features are dropped before the classifier, at the rate of the search space.
+    pub dropout: bool,
     /// Share of a target made from labels that is spread over all classes.
     pub label_smoothing: f64,
     /// Whether the last batch norm of every residual block starts at zero (paper, 3.1) or, naively, at one.
@@ -99,7 +104,9 @@ impl Default for TrainSettings {
             random_children: 2,
             distillation: true,
             label_epochs: 0,
+            same_patch: true,
             regularise: Regularise::Biggest,
+            dropout: true,
             label_smoothing: 0.1,
             zero_gamma: true,
             average: None,
@@ -138,6 +145,16 @@ impl TrainSettings {
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((name, _, allowed)) => Err(TrainError::Setting { name, allowed }),
             None => Ok(()),
+        }
+    }
+
+    /// Patches that a step needs of each image: one, or one for each of its children.
+    pub(super) fn patches(&self) -> usize {
+        match self.roster {
+            _ if self.same_patch => 1,
+            Roster::Space => self.random_children as usize + 2,
+            Roster::Child(_) => 1,
+            Roster::BiggestAnd(_) => 2,
         }
     }
 

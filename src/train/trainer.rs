@@ -132,6 +132,7 @@ impl<'a> Training<'a> {
         let plan = BatchPlan {
             mode: Mode::Training,
             batch_size: self.state.settings.batch_size,
+            patches: self.state.settings.patches(),
             seed: self.state.settings.seed,
             epoch: self.state.step / self.state.steps_per_epoch,
             skip: (self.state.step % self.state.steps_per_epoch) as usize,

@@ -75,6 +75,8 @@ enum Technique {
     Sandwich,
     /// Children learn from the biggest's predictions
     Distillation,
+    /// All children of a step see the same patch of each image, resized; without it, each a patch of its own
+    SamePatch,
     /// The last batch norm of every block starts at zero
     ZeroGamma,
     /// Blocks that change channels or resolution have a skip connection too
@@ -89,6 +91,8 @@ enum Technique {
     LabelSmoothing,
     /// Large weights are drawn towards zero
     WeightDecay,
+    /// Features are dropped before the classifier
+    Dropout,
 }
 
 impl SettingsFlags {
@@ -127,6 +131,7 @@ impl SettingsFlags {
             match technique {
                 Technique::Sandwich => (settings.sandwich, settings.distillation) = (false, false),
                 Technique::Distillation => settings.distillation = false,
+                Technique::SamePatch => settings.same_patch = false,
                 Technique::ZeroGamma => settings.zero_gamma = false,
                 // The network has them or not, not the training.
                 Technique::TransitionSkips => {}
@@ -135,6 +140,7 @@ impl SettingsFlags {
                 Technique::WarmUp => settings.schedule.warmup_epochs = 0.0,
                 Technique::LabelSmoothing => settings.label_smoothing = 0.0,
                 Technique::WeightDecay => settings.optimiser.weight_decay = 0.0,
+                Technique::Dropout => settings.dropout = false,
             }
         }
         settings.validate()?;

@@ -83,6 +83,47 @@ fn a_steps_gradient_is_the_sum_of_its_childrens() {
     assert!(largest(&apart) > 0.01 && difference < 1e-5 * largest(&apart), "{difference} of {}", largest(&apart));
 }
 
+/// Interleaved, image by image, as [`crate::data::Batch`] has them.
+fn interleave(patches: &[Torch]) -> Torch {
+    Torch::stack(patches, 1).flatten(0, 1)
+}
+
+#[test]
+fn children_may_see_patches_of_their_own() {
+    let space = space();
+    let (images, labels) = quarters(8);
+    let net = network(&weights(&space, GammaInit::Random));
+    let rule = sandwich(&space, &TrainSettings { same_patch: false, random_children: 1, ..settings() });
+    let of = |patches: &Torch| rule.gradient(&net, patches, &labels, STEP);
+    let one = of(&images);
+    let alike = [images.shallow_clone(), images.shallow_clone(), images.shallow_clone()];
+    assert_eq!(of(&interleave(&alike)), one);
+    let places: [fn(&Losses) -> f64; 3] = [|l| l.biggest.unwrap(), |l| l.smallest.unwrap(), |l| l.random[0]];
+    for changed in 0..3 {
+        let mut patches = alike.each_ref().map(Torch::shallow_clone);
+        patches[changed] = images.flip([3]);
+        let (losses, _) = of(&interleave(&patches));
+        for (place, loss) in places.iter().enumerate() {
+            // What the biggest saw is also what the others learn from.
+            assert_eq!(loss(&losses) != loss(&one.0), changed == 0 || place == changed, "patch {changed}, child {place}");
+        }
+    }
+}
+
+#[test]
+fn dropout_can_be_switched_off() {
+    let space = preset("fashion-mnist").unwrap();
+    let (images, labels) = quarters(8);
+    let net = network(&weights(&space, GammaInit::Random));
+    let with = |dropout, seed| {
+        let _alone = GENERATOR.lock().unwrap();
+        tch::manual_seed(seed);
+        sandwich(&space, &TrainSettings { dropout, ..settings() }).gradient(&net, &images, &labels, STEP).0.biggest
+    };
+    assert_ne!(with(true, 1), with(true, 2));
+    assert_eq!(with(false, 1), with(false, 2));
+}
+
 /// Dropout is drawn before the children are shared out, so it takes part.
 #[test]
 fn a_step_has_one_gradient_on_any_number_of_threads() {
