@@ -51,6 +51,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let hangups = hangups().context("cannot wait for signals")?;
     let address = sockets.address().context("cannot tell which port it is")?;
     let Args { model, http, engine: options, calibration, .. } = args;
+    // Whoever waited longer would be answered by the timeout, and computed for in vain.
+    let options = EngineOptions { queue_limit_ms: options.queue_limit_ms.min(http.timeout_ms), ..options };
     let (directory, metrics) = (model.clone(), Arc::new(Metrics::new()?));
     let open = move || start_engine(&model, options.clone(), &calibration, Arc::clone(&metrics));
     let (open, engine) = tokio::task::spawn_blocking(move || open().map(|engine| (open, engine))).await??;

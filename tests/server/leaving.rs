@@ -1,4 +1,4 @@
-//! Clients that leave before they have their answer.
+//! Clients that leave before they have their answer, and requests that would not have theirs in time.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -23,6 +23,10 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn many_images(image: &[u8]) -> String {
+    json!({"image": vec![BASE64_STANDARD.encode(image); IMAGES]}).to_string()
+}
+
 /// Most of them are never computed, none is forgotten, and whoever comes next is served.
 #[test]
 fn a_hundred_clients_that_hang_up_leave_nothing_behind() {
@@ -30,7 +34,7 @@ fn a_hundred_clients_that_hang_up_leave_nothing_behind() {
     let server = Server::start(model.path(), &["--workers", "1", "--queue-limit-images", "10000", "--queue-limit-ms", "600000"]);
     server.wait_until_ready();
     let image = png(28, |x, y| (x * 9 + y) as u8);
-    let body = json!({"image": vec![BASE64_STANDARD.encode(&image); IMAGES]}).to_string();
+    let body = many_images(&image);
     let address = server.base.strip_prefix("http://").unwrap();
     let head = format!(
         "POST /classify HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -52,4 +56,21 @@ fn a_hundred_clients_that_hang_up_leave_nothing_behind() {
     wait_until("the queue is empty", || server.classify("", &image).status == 200 && server.metric("bignas_queue_depth") == 0.0);
     assert!(server.metric("bignas_cancelled_images_total") >= (IMAGES * LEAVING / 4) as f64);
     assert_eq!((ended("4xx"), ended("5xx")), (0, 0));
+}
+
+/// However much the queue may hold, more than fits into the timeout is refused at once and not begun in vain.
+#[test]
+fn nobody_waits_for_what_the_timeout_would_end() {
+    let model = TestModel::new();
+    let limits = ["--queue-limit-images", "10000", "--queue-limit-ms", "600000", "--timeout-ms", "100"];
+    let server = Server::start(model.path(), &[&["--workers", "1"], &limits[..]].concat());
+    server.wait_until_ready();
+    let body = many_images(&png(28, |x, y| (x * 9 + y) as u8));
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let client = || server.post("/classify", "application/json", body.as_bytes()).status;
+        let clients: Vec<_> = (0..LEAVING).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 429, 504].contains(status)), "{statuses:?}");
 }
