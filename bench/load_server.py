@@ -1,11 +1,13 @@
-"""A server under measurement, and what asks it things."""
+"""A server under measurement, what asks it things, and what it makes of a load beside a disturbance."""
 
+import contextlib
 import http.client
 import json
 import os
 import random
 import re
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -15,6 +17,8 @@ import urllib.parse
 import urllib.request
 
 READY_S = 600
+# Turns of a load alone, the same again, and beside a disturbance.
+TURNS = 5
 # Recombinations in a row that are known already.
 MAX_TRIES = 10_000
 
@@ -152,3 +156,45 @@ def random_choices(server, seed, parents=3):
             seen.add(text)
             yield mixed
     raise SystemExit(f"error: {parents} children make no more than {len(seen)}")
+
+
+def table_one(args, *flags):
+    return Server(args.bignas, args.random, flags)
+
+
+def capacity(args, server, ask):
+    return bench(args, server, ask, "--arrivals", "closed", "--connections", 2 * args.cores)["throughput"]
+
+
+def beside(args, server, disturb):
+    """The hot child's p99 at half load beside a disturbance, over its p99 just before: the median of several turns.
+
+    Before each disturbance comes a second load without one. What those differ by is what the machine alone makes of a p99."""
+    ask = f"child={server.cheapest()}"
+    flags = ("--arrivals", "poisson", "--rate", capacity(args, server, ask) / 2, "--windows", 4)
+    turns = []
+    for _ in range(TURNS):
+        before, again = (bench(args, server, ask, *flags)["p99_ms"] for _ in range(2))
+        with disturbed(server, disturb):
+            turns.append((before, again, bench(args, server, ask, *flags)["p99_ms"]))
+    ratios = [during / before for before, _, during in turns]
+    undisturbed = [again / before for before, again, _ in turns]
+    detail = {"ratios": rounded(ratios), "undisturbed": rounded(undisturbed), "p99_ms": [rounded(turn) for turn in turns]}
+    return statistics.median(ratios), detail
+
+
+@contextlib.contextmanager
+def disturbed(server, disturb):
+    """Has a thread disturb the server until the block ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=disturb, args=(server, done))
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def rounded(values):
+    return [round(value, 2) for value in values]

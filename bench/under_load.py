@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what `bignas serve` does under load: queueing, overload, bursts, builds beside traffic, many children, panics, hours.
 
-    under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build stalled children panics soak]
+    under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build stalled bombs children panics soak]
 
 BIGNAS is the release binary (`make bench-load` builds it). Each measurement starts a server of its own, with a cache of its own;
 load comes from `bignas bench` on the same cores. Table 1's smallest child has random weights. Writes under_load.json into DIR, prints
@@ -9,33 +9,24 @@ every figure beside its target, and exits with 1 where one is missed.
 """
 
 import argparse
-import contextlib
 import json
-import select
-import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
-import urllib.parse
 from pathlib import Path
 
+from hostile_clients import bombs, stalled
 from ideal_queue import latencies, quantile
-from load_server import READY_S, Server, bench, random_choices, request, service_times
+from load_server import READY_S, Server, bench, beside, capacity, random_choices, request, service_times, table_one
 
 HERE = Path(__file__).resolve().parent
 IDEAL_ARRIVALS = 200_000
 DEADLINE_MS = 500
 SOAK_LIMIT_BYTES = 6_000_000
-# Sockets that send half a head and then nothing.
-STALLED = 200
-# How long they are watched while nobody else asks anything.
-STALLED_ALONE_S = 60
 # Loads with one child and with a hundred, in turn.
 PAIRS = 3
-# Turns of a load alone, the same again, and beside a disturbance.
-TURNS = 5
 
 
 class Report:
@@ -48,14 +39,6 @@ class Report:
         self.missed += not holds
         self.rows[name] = {"value": value, "target": target, "holds": bool(holds), **detail}
         print(f"{'ok  ' if holds else 'MISS'} {name}: {value:.4g} (target {target})  {json.dumps(detail)}", flush=True)
-
-
-def table_one(args, *flags):
-    return Server(args.bignas, args.random, flags)
-
-
-def capacity(args, server, ask):
-    return bench(args, server, ask, "--arrivals", "closed", "--connections", 2 * args.cores)["throughput"]
 
 
 def poisson(args, report):
@@ -123,40 +106,6 @@ def bursts(args, report):
     report.add("bursts: mean accuracy", found["mean_accuracy"], f"> {bar}", found["mean_accuracy"] > bar, alone=alone)
 
 
-def beside(args, server, disturb):
-    """The hot child's p99 at half load beside a disturbance, over its p99 just before: the median of several turns.
-
-    Before each disturbance comes a second load without one. What those differ by is what the machine alone makes of a p99."""
-    ask = f"child={server.cheapest()}"
-    flags = ("--arrivals", "poisson", "--rate", capacity(args, server, ask) / 2, "--windows", 4)
-    turns = []
-    for _ in range(TURNS):
-        before, again = (bench(args, server, ask, *flags)["p99_ms"] for _ in range(2))
-        with disturbed(server, disturb):
-            turns.append((before, again, bench(args, server, ask, *flags)["p99_ms"]))
-    ratios = [during / before for before, _, during in turns]
-    undisturbed = [again / before for before, again, _ in turns]
-    detail = {"ratios": rounded(ratios), "undisturbed": rounded(undisturbed), "p99_ms": [rounded(turn) for turn in turns]}
-    return statistics.median(ratios), detail
-
-
-@contextlib.contextmanager
-def disturbed(server, disturb):
-    """Has a thread disturb the server until the block ends."""
-    done = threading.Event()
-    thread = threading.Thread(target=disturb, args=(server, done))
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def rounded(values):
-    return [round(value, 2) for value in values]
-
-
 def build(args, report):
     """The hot child's p99 while others are built, one after another, against before."""
     with table_one(args) as server:
@@ -171,36 +120,6 @@ def keep_building(server, chance, done):
     while not done.is_set():
         added = request(server.url + "/children", {"choices": next(chance)})
         request(server.url + f"/children/{added['id']}", method="DELETE")
-
-
-def stalled(args, report):
-    """The hot child's p99 beside clients that never finish their requests, against before."""
-    with table_one(args) as server:
-        ratio, turns = beside(args, server, stall)
-        with disturbed(server, stall):
-            before_s = server.cpu_s()
-            time.sleep(STALLED_ALONE_S)
-            share = (server.cpu_s() - before_s) / STALLED_ALONE_S
-    report.add(f"{STALLED} stalled clients: p99 over before", ratio, "<= 1.1", ratio <= 1.1, share_of_a_core_alone=share, **turns)
-
-
-def stall(server, done):
-    """Keeps sockets open that have sent half a head; those that the server cuts off are opened again."""
-    where = urllib.parse.urlsplit(server.url)
-    sockets = []
-    while not done.is_set():
-        # Something to read is the server's 408 or the end of the connection.
-        over = select.select(sockets, [], [], 0)[0]
-        for gone in over:
-            gone.close()
-        sockets = [kept for kept in sockets if kept not in over]
-        for _ in range(STALLED - len(sockets)):
-            opened = socket.create_connection((where.hostname, where.port))
-            opened.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\n")
-            sockets.append(opened)
-        done.wait(0.5)
-    for kept in sockets:
-        kept.close()
 
 
 def children(args, report):
@@ -287,7 +206,7 @@ def soak(args, report):
     report.add("soak: growth of memory, MB", growth, "< 50", holds, cycles=cycles, evictions=evictions, builds=builds, seconds=args.soak_s)
 
 
-MEASUREMENTS = {run.__name__: run for run in (poisson, overload, bursts, build, stalled, children, panics, soak)}
+MEASUREMENTS = {run.__name__: run for run in (poisson, overload, bursts, build, stalled, bombs, children, panics, soak)}
 
 
 def main():
