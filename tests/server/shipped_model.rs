@@ -89,6 +89,8 @@ fn a_model_without_images_serves_its_family() {
     assert!(model.card.calibration.is_none() && model.statistics.len() == model.family.members.len());
     let accuracies: Vec<f64> = model.family.members.iter().map(|member| member.accuracy.unwrap()).collect();
     assert!(accuracies.len() >= 10 && accuracies.is_sorted_by(|a, b| a < b), "a front of at least ten: {accuracies:?}");
+    let (smallest, biggest) = (accuracies[0], accuracies[accuracies.len() - 1]);
+    assert!(smallest >= 0.84 && biggest >= 0.90, "smallest {smallest}, biggest {biggest}");
     let mflops = |child: &Child| Plan::new(&model.card.space, child, 10).cost().macs.millions();
     let range = [0, accuracies.len() - 1].map(|index| mflops(&model.family.members[index].child));
     assert!(range[0] < 3.0 && range[1] > 15.0, "from about 2 to about 20 million multiply-adds: {range:?}");
