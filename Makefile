@@ -118,7 +118,7 @@ bench-serving: build ## Compare serving with FastAPI, LitServe, BentoML and MLSe
 	cargo build --release --locked --example in_process
 	@$(onnxruntime) $(PYTHON) -B bench/serving.py $(TARGET)/release/bignas $(TARGET)/release/examples/in_process
 
-bench-load: build ## Measure serving under load: queueing, overload, bursts, builds, memory, panics, soak (PHOTO=FILE)
+bench-load: build ## Measure serving under load: queueing, overload, bursts, builds, hostile clients, memory, panics, soak (PHOTO=FILE)
 	@$(onnxruntime) $(PYTHON) -B bench/under_load.py $(TARGET)/release/bignas --photo "$(PHOTO)" --output runs/load
 
 bench-train: build-train ## Compare training with eager PyTorch (PYTORCH=an interpreter with torch 2.13.0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what `bignas serve` does under load: queueing, overload, bursts, builds beside traffic, many children, panics, hours.
+"""Measure what `bignas serve` does under load: queueing, overload, bursts, builds, hostile clients, many children, panics, hours.
 
     under_load.py BIGNAS --photo FILE [--output DIR] [--model DIR] [--only poisson overload bursts build stalled bombs children panics soak]
 
