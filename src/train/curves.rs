@@ -22,21 +22,46 @@ struct Line {
     accuracy_child: Option<f64>,
 }
 
-/// The accuracy after every epoch so far, from 1, as the metrics `log` of a run has it.
-///
-/// # Errors
-/// Where the log cannot be read.
-pub fn accuracies(log: &Path) -> Result<Vec<(u64, Accuracy)>, TrainError> {
-    #[derive(Deserialize)]
-    struct Epoch {
-        epoch: u64,
-        #[serde(flatten)]
-        accuracy: Accuracy,
+/// How a run went so far, as its metrics log tells.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Course {
+    /// The accuracy after every epoch, from 1.
+    pub epochs: Vec<(u64, Accuracy)>,
+    /// Training time up to the last of them, in seconds.
+    pub seconds: f64,
+    /// Loss of the biggest child every few steps, after so many.
+    pub losses_biggest: Vec<(u64, f64)>,
+    /// The same of the smallest child.
+    pub losses_smallest: Vec<(u64, f64)>,
+}
+
+impl Course {
+    /// Reads the metrics `log` of a run.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub fn read(log: &Path) -> Result<Self, TrainError> {
+        #[derive(Deserialize)]
+        struct Epoch {
+            epoch: u64,
+            seconds: f64,
+            #[serde(flatten)]
+            accuracy: Accuracy,
+        }
+        let text = std::fs::read_to_string(log).map_err(|source| io(log, source))?;
+        let mut course = Self::default();
+        for line in text.lines() {
+            // Lines about steps have a fractional epoch and no number of images.
+            if let Ok(line) = serde_json::from_str::<Epoch>(line) {
+                course.epochs.push((line.epoch, line.accuracy));
+                course.seconds = line.seconds;
+            } else if let Ok(line) = serde_json::from_str::<Line>(line) {
+                course.losses_biggest.extend(line.loss_biggest.map(|loss| (line.step, loss)));
+                course.losses_smallest.extend(line.loss_smallest.map(|loss| (line.step, loss)));
+            }
+        }
+        Ok(course)
     }
-    let text = std::fs::read_to_string(log).map_err(|source| io(log, source))?;
-    // Lines about steps have a fractional epoch and no number of images.
-    let epochs = text.lines().filter_map(|line| serde_json::from_str::<Epoch>(line).ok());
-    Ok(epochs.map(|line| (line.epoch, line.accuracy)).collect())
 }
 
 /// Writes `loss`, `learning-rate` and, once there is one epoch, `accuracy` beside the metrics `log`, each as SVG and PNG.
@@ -82,4 +107,31 @@ pub(super) fn write(log: &Path) -> Result<(), TrainError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_course_is_read_from_the_log_line_by_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("metrics.jsonl");
+        let lines = [
+            r#"{"kind":"step","step":20,"epoch":0.5,"rate":0.1,"loss_biggest":2.0,"loss_smallest":2.5,"loss_random":[]}"#,
+            r#"{"kind":"epoch","step":40,"epoch":1,"seconds":12.5,"images":100,"accuracy_biggest":0.5,"accuracy_smallest":0.25}"#,
+            r#"{"kind":"step","step":60,"epoch":1.5,"rate":0.1,"loss_biggest":1.0,"loss_smallest":null,"loss_random":[]}"#,
+            "{cut off",
+        ];
+        std::fs::write(&log, lines.join("\n")).unwrap();
+        let accuracy = Accuracy { images: 100, biggest: Some(0.5), smallest: Some(0.25), child: None };
+        let expected = Course {
+            epochs: vec![(1, accuracy)],
+            seconds: 12.5,
+            losses_biggest: vec![(20, 2.0), (60, 1.0)],
+            losses_smallest: vec![(20, 2.5)],
+        };
+        assert_eq!(Course::read(&log).unwrap(), expected);
+        assert!(matches!(Course::read(&directory.path().join("none")), Err(TrainError::Io { .. })));
+    }
 }

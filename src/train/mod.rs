@@ -21,7 +21,7 @@ mod trainer;
 mod validation;
 
 pub use average::Average;
-pub use curves::accuracies;
+pub use curves::Course;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::{Normaliser, gpu};

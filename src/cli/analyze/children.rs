@@ -152,7 +152,7 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
     let chart = chart(&rows, &methods);
     let table = rows.iter().map(cells).collect();
     let numbers = Numbers { setup: workshop.setup(), rows };
-    Report { name, what, columns, rows: table, charts: vec![(name.to_owned(), chart)], numbers }.publish(&args.common.output)
+    Report { name, what, columns, rows: table, charts: vec![(name.to_owned(), chart)], numbers }.publish(&workshop.lab, &args.common.output)
 }
 
 fn cells(row: &Row) -> Vec<String> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::ensure;
 
 use super::Common;
 use crate::calibrate::{Batches, Calibrator, recalibrate};
 use crate::checkpoint::{BnStats, LayerStats, Model};
-use crate::cli::common::{find_child, open_images};
+use crate::cli::common::{find_child, open_images, tell_skipped};
 use crate::cli::evaluate::evaluate;
 use crate::data::{Augment, CalibrationSet, ImageSet, PatchSet, Source, Split, calibration_indices};
 use crate::deploy::{Statistics, deploy};
@@ -25,6 +26,8 @@ const TEST_BATCH: usize = 64;
 /// A model with its data, ready to be measured.
 pub(super) struct Lab {
     pub(super) model: Model,
+    /// When the analysis began.
+    pub(super) opened: Instant,
     pub(super) children: Vec<(String, Child)>,
     train: ImageSet,
     test: Arc<Source>,
@@ -36,7 +39,7 @@ pub(super) struct Lab {
 
 impl Lab {
     pub(super) fn open(common: &Common) -> anyhow::Result<Self> {
-        let model = Model::open(&common.model)?;
+        let (model, opened) = (Model::open(&common.model)?, Instant::now());
         let train = open_images(&model.card, &common.data, Split::Train, common.max_corrupt)?;
         let images = open_images(&model.card, &common.data, Split::Test, common.max_corrupt)?;
         let test = Arc::new(Source { images, preprocessing: model.card.preprocessing.clone(), augment: Augment::NONE });
@@ -45,7 +48,12 @@ impl Lab {
         let children = names.iter().map(|name| Ok((name.clone(), find_child(&model, name)?))).collect::<anyhow::Result<_>>()?;
         let (runtime, threads) = (common.runtime.load()?, common.runtime.threads());
         let batches = Batches::of(usize::from(common.calibration_batch));
-        Ok(Self { model, children, train, test, runtime, threads, batches, seed: common.seed })
+        Ok(Self { model, opened, children, train, test, runtime, threads, batches, seed: common.seed })
+    }
+
+    /// Says what could not be read.
+    pub(super) fn tell_skipped(&self) {
+        [&self.train, &self.test.images].into_iter().for_each(tell_skipped);
     }
 
     /// Number of test images.

@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let rows_of_table = rows.iter().map(cells).collect();
     let numbers = Numbers { test_images, seed, calibration_batch, rows };
     Report { name: "recalibration", what, columns, rows: rows_of_table, charts: vec![("recalibration".to_owned(), chart)], numbers }
-        .publish(&args.common.output)
+        .publish(&lab, &args.common.output)
 }
 
 fn measure(lab: &Lab, name: &str, child: &Child, counts: &[u32], biggest: &BnStats) -> anyhow::Result<Row> {

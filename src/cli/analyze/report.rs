@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::lab::Lab;
 use crate::files::write_atomically;
 use crate::plot::Chart;
+use crate::runtime::processor;
 
 /// A finished analysis.
 pub(super) struct Report<'a, Numbers> {
@@ -24,15 +26,40 @@ pub(super) struct Report<'a, Numbers> {
     pub(super) numbers: Numbers,
 }
 
+/// What was measured, and how it came about.
+#[derive(Debug, Serialize)]
+struct Record<'a, Numbers> {
+    command: String,
+    /// The model's name.
+    model: &'a str,
+    weights_sha256: &'a str,
+    machine: String,
+    /// What this command took. It trains nothing twice, so that after an interruption it takes less.
+    seconds: u64,
+    #[serde(flatten)]
+    numbers: &'a Numbers,
+}
+
 impl<Numbers: Serialize> Report<'_, Numbers> {
     /// Prints the table, and writes `NAME.md`, `NAME.json`, and every chart as SVG and PNG into `directory`.
-    pub(super) fn publish(&self, directory: &Path) -> anyhow::Result<()> {
+    pub(super) fn publish(&self, lab: &Lab, directory: &Path) -> anyhow::Result<()> {
         let table = self.table();
         println!("{table}");
+        lab.tell_skipped();
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let command: Vec<String> = std::env::args().skip(1).collect();
-        let markdown = format!("{}\n\n{table}\n`bignas {}`\n", self.what, command.join(" "));
-        for (ending, bytes) in [("md", markdown.into_bytes()), ("json", serde_json::to_vec_pretty(&self.numbers)?)] {
+        let command = std::iter::once("bignas".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+        let record = Record {
+            command,
+            model: &lab.model.card.name,
+            weights_sha256: &lab.model.card.weights_sha256,
+            machine: processor(),
+            seconds: lab.opened.elapsed().as_secs(),
+            numbers: &self.numbers,
+        };
+        let Record { command, weights_sha256, machine, seconds, .. } = &record;
+        let made = format!("`{command}`, weights `{}…`, {seconds} s on {machine}", &weights_sha256[..8]);
+        let markdown = format!("{}\n\n{table}\n{made}\n", self.what);
+        for (ending, bytes) in [("md", markdown.into_bytes()), ("json", serde_json::to_vec_pretty(&record)?)] {
             let path = directory.join(format!("{}.{ending}", self.name));
             write_atomically(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }

@@ -89,5 +89,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let rows_of_table = rows.iter().map(cells).collect();
     let numbers = Numbers { test_images, calibration_images, seed, rows };
     Report { name: "resolutions", what, columns, rows: rows_of_table, charts: vec![("resolutions".to_owned(), chart)], numbers }
-        .publish(&args.common.output)
+        .publish(&lab, &args.common.output)
 }

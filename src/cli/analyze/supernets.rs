@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
 use crate::plot::{Chart, Mark, Series};
-use crate::space::{SearchSpace, Shortcut};
-use crate::train::{Accuracy, Regularise, TrainSettings};
+use crate::space::{Child, SearchSpace, Shortcut};
+use crate::train::{Accuracy, Course, Regularise, TrainSettings};
 
 /// Arguments of `bignas analyze initialisation`.
 #[derive(Debug, clap::Args)]
@@ -44,8 +44,15 @@ struct Row {
     diverged_at_step: Option<u64>,
     smallest: Option<f64>,
     biggest: Option<f64>,
+    /// Of both, where both are numbers.
+    average: Option<f64>,
+    /// Training time, in seconds.
+    seconds: f64,
     /// After every epoch, on some of the test images.
     epochs: Vec<(u64, Accuracy)>,
+    /// Training losses of the smallest and the biggest child, which the run's own log has too.
+    #[serde(skip)]
+    losses: [Vec<(u64, f64)>; 2],
 }
 
 #[derive(Debug, Serialize)]
@@ -109,36 +116,41 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
     let rows = arms.iter().map(|arm| measure(&mut workshop, arm)).collect::<anyhow::Result<Vec<_>>>()?;
     let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
     let cells = |row: &Row| {
-        let fate = row.diverged_at_step.map_or_else(|| "finished".to_owned(), |step| format!("diverged at step {step}"));
-        vec![row.arm.clone(), percent(row.smallest), percent(row.biggest), fate]
+        let fate = row.diverged_at_step.map_or_else(|| format!("{:.1} min", row.seconds / 60.0), |step| format!("diverged at step {step}"));
+        vec![row.arm.clone(), percent(row.smallest), percent(row.biggest), percent(row.average), fate]
     };
     let what = format!("{what} Top-1 accuracy in %. {} {}", workshop.rate(), workshop.describe());
-    let columns = ["arm", "smallest child", "biggest child", "training"].map(str::to_owned).to_vec();
+    let columns = ["arm", "smallest child", "biggest child", "average", "training"].map(str::to_owned).to_vec();
     let table = rows.iter().map(cells).collect();
-    let charts = [chart(&rows, "smallest", |accuracy| accuracy.smallest), chart(&rows, "biggest", |accuracy| accuracy.biggest)];
-    // A training that diverges in its first epoch has no curve.
-    let named = ["smallest", "biggest"].map(|child| format!("{name}-{child}")).into_iter().zip(charts);
-    let charts = named.filter(|(_, chart)| !chart.series.is_empty()).collect();
+    let charts = [
+        ("smallest", accuracies(&rows, "smallest", |accuracy| accuracy.smallest)),
+        ("biggest", accuracies(&rows, "biggest", |accuracy| accuracy.biggest)),
+        ("loss-smallest", losses(&rows, "smallest", 0)),
+        ("loss-biggest", losses(&rows, "biggest", 1)),
+    ];
+    // A training that diverges in its first epoch has no accuracies, and a very short one no losses.
+    let charts = charts.into_iter().filter(|(_, chart)| !chart.series.is_empty());
+    let charts = charts.map(|(what, chart)| (format!("{name}-{what}"), chart)).collect();
     let numbers = Numbers { setup: workshop.setup(), rows };
-    Report { name, what, columns, rows: table, charts, numbers }.publish(&args.common.output)
+    Report { name, what, columns, rows: table, charts, numbers }.publish(&workshop.lab, &args.common.output)
 }
 
 fn measure(workshop: &mut Workshop<'_>, arm: &Arm) -> anyhow::Result<Row> {
-    let (smallest, biggest, name) = (arm.space.smallest(), arm.space.biggest(), arm.name.clone());
-    Ok(match workshop.train(arm)? {
-        Trained::Diverged { step, epochs } => Row { arm: name, diverged_at_step: Some(step), smallest: None, biggest: None, epochs },
-        Trained::Finished { weights, epochs } => Row {
-            arm: name,
-            diverged_at_step: None,
-            smallest: Some(workshop.test(arm, &weights, &smallest)?.accuracy()),
-            biggest: Some(workshop.test(arm, &weights, &biggest)?.accuracy()),
-            epochs,
-        },
-    })
+    let (diverged_at_step, course, [smallest, biggest]) = match workshop.train(arm)? {
+        Trained::Diverged { step, course } => (Some(step), course, [None; 2]),
+        Trained::Finished { weights, course } => {
+            let mut test = |child: &Child| anyhow::Ok(Some(workshop.test(arm, &weights, child)?.accuracy()));
+            (None, course, [test(&arm.space.smallest())?, test(&arm.space.biggest())?])
+        }
+    };
+    let Course { epochs, seconds, losses_biggest, losses_smallest } = course;
+    let average = smallest.zip(biggest).map(|(smallest, biggest)| f64::midpoint(smallest, biggest));
+    let losses = [losses_smallest, losses_biggest];
+    Ok(Row { arm: arm.name.clone(), diverged_at_step, smallest, biggest, average, seconds, epochs, losses })
 }
 
 /// Accuracy of one child of every arm, after each epoch.
-fn chart(rows: &[Row], child: &str, of: fn(&Accuracy) -> Option<f64>) -> Chart {
+fn accuracies(rows: &[Row], child: &str, of: fn(&Accuracy) -> Option<f64>) -> Chart {
     let line = |row: &Row| {
         let points = row.epochs.iter().filter_map(|(epoch, accuracy)| Some((*epoch as f64, 100.0 * of(accuracy)?))).collect();
         Series { name: row.arm.clone(), mark: Mark::Line, points }
@@ -147,6 +159,20 @@ fn chart(rows: &[Row], child: &str, of: fn(&Accuracy) -> Option<f64>) -> Chart {
         title: format!("Accuracy of the {child} child after each epoch"),
         x: "epochs".to_owned(),
         y: "top-1 accuracy, %".to_owned(),
+        series: rows.iter().map(line).filter(|series| !series.points.is_empty()).collect(),
+    }
+}
+
+/// Training loss of one child of every arm: what shows first where a training goes wrong.
+fn losses(rows: &[Row], child: &str, which: usize) -> Chart {
+    let line = |row: &Row| {
+        let points = row.losses[which].iter().map(|&(step, loss)| (step as f64, loss)).collect();
+        Series { name: row.arm.clone(), mark: Mark::Line, points }
+    };
+    Chart {
+        title: format!("Training loss of the {child} child"),
+        x: "steps".to_owned(),
+        y: "cross entropy".to_owned(),
         series: rows.iter().map(line).filter(|series| !series.points.is_empty()).collect(),
     }
 }

@@ -18,7 +18,7 @@ use crate::cli::train::{Compute, stop_flag};
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
-use crate::train::{Accuracy, Job, Outcome, RunDirectory, TrainError, TrainSettings, accuracies, loader_threads, run as train};
+use crate::train::{Course, Job, Outcome, RunDirectory, TrainError, TrainSettings, loader_threads, run as train};
 
 /// What every analysis that trains is told.
 #[derive(Debug, clap::Args)]
@@ -60,15 +60,14 @@ pub(super) struct Arm {
 pub(super) enum Trained {
     Finished {
         weights: Box<Weights>,
-        /// After every epoch, on some of the test images.
-        epochs: Vec<(u64, Accuracy)>,
+        course: Course,
     },
     /// The network was no longer a number.
     Diverged {
         /// At this step.
         step: u64,
-        /// After every epoch before.
-        epochs: Vec<(u64, Accuracy)>,
+        /// Up to then.
+        course: Course,
     },
 }
 
@@ -146,12 +145,11 @@ impl<'a> Workshop<'a> {
             loader_threads: loader_threads(threads),
             stop: self.stop,
         };
+        let course = || Course::read(&run.join("metrics.jsonl"));
         match train(&job, &arm.settings, resume) {
-            Ok(Outcome::Finished { weights, .. }) => {
-                Ok(Trained::Finished { weights: Box::new(weights), epochs: accuracies(&run.join("metrics.jsonl"))? })
-            }
+            Ok(Outcome::Finished { weights, .. }) => Ok(Trained::Finished { weights: Box::new(weights), course: course()? }),
             Ok(Outcome::Stopped { checkpoint }) => bail!("stopped; saved {}; the same command goes on from there", checkpoint.display()),
-            Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step, epochs: accuracies(&run.join("metrics.jsonl"))? }),
+            Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step, course: course()? }),
             Err(error) => Err(error.into()),
         }
     }
