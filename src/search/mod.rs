@@ -146,12 +146,23 @@ fn coarse(space: &SearchSpace, _classes: usize, settings: &SearchSettings, _scor
     settings.grid.children(space)
 }
 
-/// For every budget, children near the best of the `skeletons` under it.
+/// The child that is mutated for every budget: the best of the `skeletons` under it; none where there is none.
+pub fn parents<'s>(
+    space: &SearchSpace,
+    classes: usize,
+    settings: &SearchSettings,
+    skeletons: &'s [Scored],
+) -> impl Iterator<Item = Option<&'s Scored>> {
+    settings.budgets.iter().map(move |budget| best_within(space, classes, skeletons, budget))
+}
+
+/// For every budget, children near its parent.
 fn fine(space: &SearchSpace, classes: usize, settings: &SearchSettings, skeletons: &[Scored]) -> Vec<Child> {
     let mut seen: BTreeSet<ChildId> = skeletons.iter().map(|scored| scored.child.id()).collect();
     let mut children = Vec::new();
-    for (index, budget) in settings.budgets.iter().enumerate() {
-        let Some(parent) = best_within(space, classes, skeletons, budget) else { continue };
+    let parents = parents(space, classes, settings, skeletons);
+    for (index, (budget, parent)) in settings.budgets.iter().zip(parents).enumerate() {
+        let Some(parent) = parent else { continue };
         let draws = DRAWS_PER_MUTATION * settings.mutations as u64;
         let mutate = |draw| space.mutate(&parent.child, Draw::new(settings.seed, index as u64, draw), settings.mutation_chance);
         let fresh = (0..draws).map(mutate).filter(|child| {

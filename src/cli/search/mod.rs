@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 
 use super::calibration::CalibrationArgs;
-use super::common::{RuntimeArgs, open_images};
+use super::common::{RuntimeArgs, open_images, tell_skipped};
 use super::progress::Progress;
 use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
 use crate::data::{ImageSet, Split};
@@ -166,7 +166,7 @@ impl SearchArgs {
         ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
         let dataset = self.dataset.clone().unwrap_or_else(|| model.card.name.clone());
-        let (tested, statistics, images) = judge.test(&front, test, &settings.budgets)?;
+        let (tested, statistics, images) = judge.test(&front, test, &settings.budgets, &self.budget)?;
         let source = AccuracySource { dataset, split: "test".into(), images, kind: AccuracyKind::Measured };
         let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
         let provenance = serde_json::json!({
@@ -176,7 +176,7 @@ impl SearchArgs {
             "seconds": begin.elapsed().as_secs(),
         });
         let plots = self.plots.clone().unwrap_or_else(|| directory.join("plots"));
-        figures::write(&plots, (&space, &settings.grid), &scored, &front, &tested)?;
+        figures::write(&plots, (&space, classes, &settings), &scored, &front, &tested)?;
         let family = Family::new(&space, classes, tested.into_iter().map(member).collect(), Some(provenance));
         model.write_family(family)?;
         model.write_statistics(statistics, recalibration.images()?)?;
@@ -212,7 +212,9 @@ impl SearchArgs {
             (SelectOn::HeldOut, ..) => bail!("{} was trained on all images: train with --hold-out, or select on others", model.card.name),
             _ => images,
         };
-        Selection::draw(model, &images, self.images as usize, self.seed)
+        let selection = Selection::draw(model, &images, self.images as usize, self.seed);
+        tell_skipped(&images);
+        selection
     }
 
     fn results(&self, model: &Model, header: &Header) -> anyhow::Result<Results> {
