@@ -79,6 +79,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
     assert_eq!((model.card.name.as_str(), &model.card.labels[..]), ("stripes", &CLASSES.map(str::to_owned)[..]));
     let images = model.calibration_images().expect("reads").expect("ships with the model");
     assert_eq!(images.shape(), [64, 1, 28, 28]);
+    metrics_are_kept(&here.join("run"));
 
     let model = search(here);
     assert!(!model.family.members.is_empty());
@@ -116,6 +117,26 @@ fn from_a_folder_of_images_to_an_exported_child() {
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
 }
 
+/// What a run of six epochs of six steps, once interrupted, tells of its course.
+fn metrics_are_kept(run: &Path) {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("kept");
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let steps: Vec<&serde_json::Value> = lines.iter().filter(|line| line["kind"] == "step").collect();
+    assert_eq!(steps.iter().map(|line| line["step"].as_u64()).collect::<Vec<_>>(), [Some(20)], "every twenty steps: {text}");
+    for name in ["rate", "loss_biggest", "loss_smallest", "images_per_second", "waiting", "memory_bytes"] {
+        assert!(steps[0][name].as_f64().is_some_and(|value| value > 0.0), "{name}: {}", steps[0]);
+    }
+    assert_eq!(steps[0]["loss_random"].as_array().map(Vec::len), Some(2));
+    let epochs: Vec<&serde_json::Value> = lines.iter().filter(|line| line["kind"] == "epoch").collect();
+    assert_eq!(epochs.iter().map(|line| line["epoch"].as_u64()).collect::<Vec<_>>(), (1..=6).map(Some).collect::<Vec<_>>());
+    assert!(epochs.iter().all(|line| line["accuracy_biggest"].is_f64() && line["accuracy_smallest"].is_f64()), "{text}");
+    for (name, said) in [("loss", "smallest child"), ("learning-rate", "learning rate"), ("accuracy", "biggest child")] {
+        let svg = fs::read_to_string(run.join(format!("{name}.svg"))).expect("drawn");
+        assert!(svg.contains(said) && svg.contains("<circle"), "{name}.svg");
+        assert!(run.join(format!("{name}.png")).exists(), "{name}.png");
+    }
+}
+
 /// Searches the model, three ways that come to the same: at once, interrupted, and on two machines.
 fn search(here: &Path) -> Model {
     let grid = r#"{"resolutions": [20, 32], "depth": [0, 1], "width": [0, 1], "kernel": [1]}"#;
@@ -130,8 +151,16 @@ fn search(here: &Path) -> Model {
         members
     };
 
-    assert!(!run(&[]).contains("going on"));
+    let text = run(&[]);
+    assert!(!text.contains("going on"), "{text}");
     let expected = family();
+    let answer = |budget: &str| text.lines().find(|line| line.starts_with(budget)).unwrap_or_else(|| panic!("no {budget}: {text}"));
+    assert!(answer(r#"{"macs":1000000,"params":60000}: child "#).ends_with(" %"), "{text}");
+    let timed = answer(r#"{"activation_bytes":5000000,"latency_ms":1000.0}: child "#);
+    assert!(timed.contains(" ms when it was selected, ") && timed.ends_with(" ms measured again"), "{timed}");
+    let drawn = |name: &str| fs::read_to_string(here.join(format!("model/plots/{name}.svg"))).expect("drawn");
+    assert!(drawn("coarse").contains("mutated in the fine phase") && !drawn("coarse").contains("front"), "parents, not what came of them");
+    assert!(drawn("fine").contains("mutations") && drawn("fine").contains("front of the search"));
     let results = here.join("model/search.jsonl");
     let text = fs::read_to_string(&results).expect("kept");
     for name in ["coarse.svg", "coarse.png", "fine.svg", "fine.png", "family.svg", "family.png"] {
@@ -176,6 +205,11 @@ fn analyse(here: &Path) {
         serde_json::from_str(&fs::read_to_string(here.join(format!("analysis/{name}.json"))).expect("written")).expect("JSON")
     };
     let recalibration = numbers("recalibration");
+    let card = Model::open(&here.join("model")).expect("a model").card;
+    assert_eq!((&recalibration["model"], &recalibration["weights_sha256"]), (&card.name.into(), &card.weights_sha256.into()));
+    let command = recalibration["command"].as_str().expect("told");
+    assert!(command.starts_with("bignas analyze recalibration --model model ") && recalibration["seconds"].is_u64(), "{recalibration}");
+    assert!(recalibration["machine"].as_str().is_some_and(|machine| machine.contains("cores")), "{recalibration}");
     assert_eq!((&recalibration["test_images"], recalibration["rows"].as_array().map(Vec::len)), (&24.into(), Some(2)));
     let biggest = &recalibration["rows"][1];
     assert_eq!(biggest["biggest_childs"], biggest["recalibrated"][1][1], "the biggest child's statistics are its own");
@@ -236,11 +270,13 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
     assert_eq!(numbers("regularisation")["augment"]["crop"]["pad"], 1, "as the model was trained");
 
-    let before = numbers("regularisation");
+    let before = numbers("regularisation")["rows"].clone();
+    let (smallest, biggest) = (before[0]["smallest"].as_f64().expect("measured"), before[0]["biggest"].as_f64().expect("measured"));
+    assert_eq!(before[0]["average"], f64::midpoint(smallest, biggest));
     let checkpoints = here.join("runs/analysis/regularisation/everyone/checkpoints");
     let trained = fs::metadata(&checkpoints).expect("kept").modified().expect("a time");
     succeed(analyse("regularisation", &[]));
-    assert_eq!(numbers("regularisation"), before, "what is trained is not trained again");
+    assert_eq!(numbers("regularisation")["rows"], before, "what is trained is not trained again");
     assert_eq!(fs::metadata(&checkpoints).expect("kept").modified().expect("a time"), trained);
     let other = "holds a run with other settings: choose another --runs directory, or delete it";
     for (flags, said) in [
@@ -343,6 +379,8 @@ fn a_run_goes_on_as_what_it_was_begun() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && error.contains("WARN skipping an image that cannot be decoded"), "{error}");
     assert!(error.contains("06.png"), "what is skipped is named: {error}");
+    assert!(error.contains("1 images could not be read and were skipped, the first of them images/train/across/06.png"), "{error}");
+    assert_eq!(Model::open(&here.join("model")).expect("a model").card.training.expect("told")["images"], 71, "those that could be read");
     assert_eq!((&told()["optimiser"]["kind"], &told()["seed"]), (&"sgd".into(), &7.into()));
     assert_eq!((&told()["schedule"]["shape"], &told()["schedule"]["floor"]), (&"cosine".into(), &0.0.into()), "to zero, if not told");
     assert!(told()["roster"]["child"].is_object(), "what was trained still is");

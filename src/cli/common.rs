@@ -47,6 +47,14 @@ pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split, max_corrup
     Ok(ImageSet::open(dir, split, options)?)
 }
 
+/// Says how many files of `images` were skipped, if any; each was named when it was met.
+pub(super) fn tell_skipped(images: &ImageSet) {
+    let skipped = images.skipped();
+    if let Some(first) = skipped.first() {
+        eprintln!("{} images could not be read and were skipped, the first of them {}", skipped.len(), first.display());
+    }
+}
+
 /// Draws `count` training images for recalibration and changes them as training does; unreadable ones are left out.
 #[cfg(feature = "train")]
 pub(super) fn draw_calibration(source: &crate::data::Source, count: usize, seed: u64) -> anyhow::Result<crate::data::PatchSet> {

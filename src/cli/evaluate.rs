@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 
 use super::calibration::CalibrationArgs;
-use super::common::{RuntimeArgs, find_child, open_images, progress_bar};
+use super::common::{RuntimeArgs, find_child, open_images, progress_bar, tell_skipped};
 use crate::checkpoint::Model;
 use crate::data::{Augment, BatchPlan, Batches, Mode, PatchSet, Source, Split};
 use crate::evaluate::Tally;
@@ -82,10 +82,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.predictions {
         write_atomically(path, &serde_json::to_vec(&predictions)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let skipped = source.images.skipped();
-    if !skipped.is_empty() {
-        eprintln!("{} images could not be read and were skipped, the first of them {}", skipped.len(), skipped[0].display());
-    }
+    tell_skipped(&source.images);
     Ok(())
 }
 

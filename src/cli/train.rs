@@ -17,7 +17,7 @@ use self::augment::{AugmentFlags, default_augment};
 use self::defaults::{default_preprocessing, default_space};
 use self::flags::SettingsFlags;
 use self::models::{ModelFlags, Models, folders, given};
-use super::common::draw_calibration;
+use super::common::{draw_calibration, tell_skipped};
 use super::init::read_space;
 use crate::allocator::share_one_heap;
 use crate::checkpoint::{Draft, Model};
@@ -116,6 +116,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let train_images = source(Split::Train, &what.augment)?;
     models.check_classes(train_images.images.classes())?;
+    models.warn_of_known_images(&what.settings);
     let validation = match source(Split::Test, &Augment::NONE) {
         Ok(validation) => Some(validation),
         Err(error) if matches!(error.downcast_ref(), Some(DataError::Layout { .. })) => {
@@ -137,7 +138,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         loader_threads: args.loader_threads.map_or_else(|| loader_threads(threads), usize::from),
         stop: stop_flag()?,
     };
-    match train(&job, &what.settings, args.resume)? {
+    let outcome = train(&job, &what.settings, args.resume)?;
+    tell_skipped(&job.train.images);
+    match outcome {
         Outcome::Stopped { checkpoint } => {
             println!("saved {}", checkpoint.display());
             println!("go on with: {}", resuming(std::env::args()));

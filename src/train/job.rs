@@ -82,7 +82,7 @@ pub struct Provenance {
     pub teacher_sha256: Option<String>,
     /// Updates made.
     pub steps: u64,
-    /// Images in the training set.
+    /// Images in the training set that could be read.
     pub images: usize,
     /// Seconds of training.
     pub seconds: f64,

@@ -38,6 +38,9 @@ enum Metrics<'a> {
         images_per_second: f64,
         /// Share of the time in which training waited for images.
         waiting: f64,
+        /// The process's memory, where the system tells it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        memory_bytes: Option<u64>,
     },
     /// After an epoch.
     Epoch {
@@ -113,12 +116,13 @@ impl Progress {
         self.trained += self.asked.elapsed();
         let (images_per_second, waiting) = (self.images_per_second(done), self.waited.div_duration_f64(self.trained));
         self.bar.set_position(done);
+        let memory_bytes = resident_bytes();
         let text = format!(
             "epoch {}, {}, learning rate {rate:.2e}, {images_per_second:.0} images/s{}, {}",
             step / self.steps_per_epoch + 1,
             describe(losses),
             advice(waiting),
-            resident_memory(),
+            memory_bytes.map_or_else(|| "memory unknown".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))),
         );
         if self.bar.is_hidden() && (self.last_line.elapsed() >= LINE_EVERY || step == self.first_step) {
             self.last_line = Instant::now();
@@ -137,6 +141,7 @@ impl Progress {
                 loss_random: &losses.random,
                 images_per_second,
                 waiting,
+                memory_bytes,
             })?;
         }
         Ok(())
@@ -196,11 +201,11 @@ fn listed(parts: [(&str, Option<String>); 3]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// The process's memory as Linux tells it; elsewhere unknown.
-fn resident_memory() -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    kilobytes.map_or_else(|| "memory unknown".to_owned(), |kilobytes| format!("{:.1} GiB", kilobytes / f64::from(1 << 20)))
+/// The process's resident memory as Linux tells it; elsewhere unknown.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let kibibytes: u64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())?;
+    Some(kibibytes * 1024)
 }
 
 /// Drops the lines of steps after `step`: a resumed run makes those steps again.

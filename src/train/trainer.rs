@@ -208,7 +208,7 @@ impl<'a> Training<'a> {
             start_sha256: self.state.start_sha256,
             teacher_sha256: self.state.teacher_sha256,
             steps: self.state.step,
-            images: self.job.train.images.len(),
+            images: self.job.train.images.len() - self.job.train.images.skipped().len(),
             seconds: self.state.seconds,
         };
         let weights = match &self.average {

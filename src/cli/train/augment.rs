@@ -8,8 +8,8 @@ use crate::image::Preprocessing;
 /// Each flag changes its own part of the augmentation.
 #[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct AugmentFlags {
-    /// Random crops: pixels of padding around the image; if not given, 2, or a random part of crops above 64 pixels; in an analysis, as the
-    /// model was trained
+    /// Random crops: pixels of padding around the image; if not given, an eighth of the side of crops up to 64 pixels, and a random part
+    /// of larger ones; in an analysis, as the model was trained
     #[arg(long, value_name = "PIXELS")]
     pad: Option<u32>,
     /// Do not mirror images at random
@@ -34,11 +34,11 @@ enum SearchedOn {
     Cifar10,
 }
 
-/// Small images are shifted; of large ones a random part is taken (Inception's crop). Colour images then change by the policy that
-/// was searched on images of their size (paper, 4); for grey ones none was.
+/// Small images are shifted by up to an eighth of their side, as is usual for CIFAR-10; of large ones a random part is taken (Inception's
+/// crop). Colour images then change by the policy that was searched on images of their size (paper, 4); for grey ones none was.
 pub(in crate::cli) fn default_augment(preprocessing: &Preprocessing) -> Augment {
     let (crop, policy) = match preprocessing.crop {
-        ..=64 => (RandomCrop::Pad { pad: 2 }, Policy::Cifar10),
+        side @ ..=64 => (RandomCrop::Pad { pad: side / 8 }, Policy::Cifar10),
         _ => (RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] }, Policy::ImageNet),
     };
     Augment { crop, flip: true, auto_augment: (preprocessing.channels() > 1).then_some(policy) }
@@ -75,10 +75,12 @@ mod tests {
 
     #[test]
     fn images_are_changed_as_suits_their_size_and_colour() {
-        let (shifted, resized) = (RandomCrop::Pad { pad: 2 }, RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] });
+        let (shifted, resized) = (|pad| RandomCrop::Pad { pad }, RandomCrop::Resized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] });
         let cases = [
-            (64, 1, shifted, None),
-            (64, 3, shifted, Some(Policy::Cifar10)),
+            (28, 1, shifted(3), None),
+            (32, 3, shifted(4), Some(Policy::Cifar10)),
+            (64, 1, shifted(8), None),
+            (64, 3, shifted(8), Some(Policy::Cifar10)),
             (65, 1, resized, None),
             (65, 3, resized, Some(Policy::ImageNet)),
         ];

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use crate::checkpoint::{Model, ModelCard};
 use crate::cli::common::{extreme, find_child, read_child};
 use crate::space::SearchSpace;
-use crate::train::{Given, Roster};
+use crate::train::{Given, Roster, TrainSettings};
 
 /// Flags about other models, and about training one child only.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,6 +79,21 @@ impl Models {
             );
         }
         Ok(())
+    }
+
+    /// Warns where images that this run holds out may not be new to the weights that it starts from.
+    pub(super) fn warn_of_known_images(&self, settings: &TrainSettings) {
+        let Some((model, training)) = self.start.as_ref().and_then(|model| Some((model, model.card.training.as_ref()?))) else { return };
+        let told = |name| training.get("settings").and_then(|settings| settings.get(name)?.as_u64()).unwrap_or_default();
+        if settings.held_out > 0 && (told("held_out"), told("seed")) != (settings.held_out as u64, settings.seed) {
+            eprintln!(
+                "{} was not trained with --hold-out {} --seed {}: where it learned from the same data set, images held out now are not new \
+                 to it",
+                model.directory().display(),
+                settings.held_out,
+                settings.seed
+            );
+        }
     }
 
     /// Which children are trained, where the flags say so.
