@@ -45,9 +45,10 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
     let (images, fields) = match kind {
         Kind::Image => (vec![bytes], Fields::default()),
         Kind::Json if bytes.len() > QUICK_JSON_BYTES => {
-            tokio::task::spawn_blocking(move || from_json(&bytes)).await.map_err(ApiError::internal)??
+            let max_images = limits.images;
+            tokio::task::spawn_blocking(move || from_json(&bytes, max_images)).await.map_err(ApiError::internal)??
         }
-        Kind::Json => from_json(&bytes)?,
+        Kind::Json => from_json(&bytes, limits.images)?,
         Kind::Form => {
             let mut request = Request::from_parts(parts, Body::from(bytes));
             // The body has met its own limit.
@@ -57,9 +58,6 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
     };
     if images.is_empty() {
         return Err(invalid("the request has no image; name the field `image`"));
-    }
-    if images.len() > limits.images {
-        return Err(too_many(limits.images));
     }
     Ok((ClassifyRequest { images, ask: query.merge(fields)?.check()? }, share))
 }
@@ -114,9 +112,12 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
-fn from_json(bytes: &[u8]) -> Result<(Vec<Bytes>, Fields), ApiError> {
+fn from_json(bytes: &[u8], max_images: usize) -> Result<(Vec<Bytes>, Fields), ApiError> {
     let json: ClassifyJson =
         serde_json::from_slice(bytes).map_err(|error| invalid(format!("the JSON is not what it should be: {error}")))?;
+    if json.image.0.len() > max_images {
+        return Err(too_many(max_images));
+    }
     let fields = Fields::from(&json);
     let decode = |text: &String| {
         let image = BASE64.decode(text).map_err(|error| invalid(format!("image is not base64: {error}")))?;
@@ -231,7 +232,7 @@ mod tests {
     async fn what_is_no_classification_is_refused() {
         let image = ("name=\"image\"", "bytes");
         let json = "application/json";
-        let cases: [(&str, String, Code, &str); 17] = [
+        let cases: [(&str, String, Code, &str); 19] = [
             ("text/plain", "bytes".to_owned(), Code::UnsupportedMediaType, "send one of image/jpeg"),
             ("image/svg+xml", "<svg/>".to_owned(), Code::UnsupportedMediaType, "send one of"),
             ("image/png", String::new(), Code::EmptyBody, ""),
@@ -241,6 +242,8 @@ mod tests {
             (json, r#"{"image": 5}"#.to_owned(), Code::InvalidRequest, "expected an image in base64"),
             (json, r#"{"image": "*"}"#.to_owned(), Code::InvalidRequest, "not base64"),
             (json, r#"{"image": []}"#.to_owned(), Code::InvalidRequest, "no image"),
+            (json, r#"{"image": ["*", "*", "*"]}"#.to_owned(), Code::TooManyImages, "limit of 2"),
+            (json, format!(r#"{{"image": ["{}"], "size": 5}}"#, r#"",""#.repeat(250)), Code::InvalidRequest, "unknown field `size`"),
             (json, r#"{"image": "", "image": ""}"#.to_owned(), Code::InvalidRequest, "duplicate field"),
             (json, r#"{"image": "", "size": 5}"#.to_owned(), Code::InvalidRequest, "unknown field `size`"),
             (json, r#"{"image": "", "params": -1}"#.to_owned(), Code::InvalidRequest, "expected u64"),

@@ -12,6 +12,7 @@ use clap::builder::RangedU64ValueParser;
 
 use super::body::{BodyLimits, BodyMemory};
 use super::browser_runtime;
+use super::wire::MOST_IMAGES;
 
 /// Where and how the server listens, and the limits of a request.
 #[derive(Debug, Clone, Args)]
@@ -40,7 +41,7 @@ pub struct ServeOptions {
     #[arg(long, env = "BIGNAS_BODIES_LIMIT_BYTES", value_name = "BYTES", default_value_t = 512 << 20, value_parser = at_least_one())]
     pub bodies_limit_bytes: u64,
     /// Images in one request at most
-    #[arg(long, env = "BIGNAS_MAX_IMAGES_PER_REQUEST", value_name = "IMAGES", default_value_t = 64, value_parser = at_least_one())]
+    #[arg(long, env = "BIGNAS_MAX_IMAGES_PER_REQUEST", value_name = "IMAGES", default_value_t = 64, value_parser = RangedU64ValueParser::<u64>::new().range(1..=MOST_IMAGES as u64))]
     pub max_images_per_request: u64,
     /// Labels in an answer to a request that does not say how many
     #[arg(long, env = "BIGNAS_TOP_K", value_name = "LABELS", default_value_t = 5, value_parser = at_least_one())]

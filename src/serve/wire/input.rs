@@ -1,6 +1,6 @@
 //! What clients send.
 
-use serde::de::{self, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::{IntoParams, ToSchema};
 
@@ -73,9 +73,13 @@ pub struct ClassifyForm {
 #[expect(dead_code, reason = "describes bytes that no type holds")]
 pub struct File(Vec<u8>);
 
-/// One base64 text or several, not decoded yet.
+/// One base64 text or several, not decoded yet; of more than [`MOST_IMAGES`], one more than that.
 #[derive(Debug)]
 pub struct Base64Images(pub Vec<String>);
+
+/// Images in one request at most, whatever the server allows: a list of nothing but empty texts would take twenty times the memory of
+/// the body that it came in.
+pub const MOST_IMAGES: usize = 1024;
 
 /// An image file in base64, or several.
 #[derive(ToSchema)]
@@ -108,9 +112,12 @@ impl<'de> Deserialize<'de> for Base64Images {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
                 let mut images = Vec::new();
-                while let Some(text) = items.next_element()? {
+                while images.len() <= MOST_IMAGES
+                    && let Some(text) = items.next_element()?
+                {
                     images.push(text);
                 }
+                while items.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Base64Images(images))
             }
         }
@@ -147,4 +154,20 @@ pub struct ChildrenFilter {
 pub struct NewChild {
     /// What makes the child; each choice must be one that the model's search space offers.
     pub choices: ChildChoices,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_beyond_the_limit_are_read_over() {
+        for (count, kept) in [(0, 0), (1, 1), (MOST_IMAGES, MOST_IMAGES), (MOST_IMAGES + 1, MOST_IMAGES + 1), (100_000, MOST_IMAGES + 1)] {
+            let json = format!(r#"{{"image": [{}], "top_k": 3}}"#, vec![r#""""#; count].join(","));
+            let read: ClassifyJson = serde_json::from_str(&json).unwrap();
+            assert_eq!((read.image.0.len(), read.top_k), (kept, Some(3)), "{count}");
+        }
+        let nonsense = format!(r#"{{"image": [{}, {{]}}"#, vec![r#""""#; 2 * MOST_IMAGES].join(","));
+        assert!(serde_json::from_str::<ClassifyJson>(&nonsense).is_err());
+    }
 }

@@ -12,6 +12,6 @@ pub use answer::{Asked, BudgetReport, Classification, ImagePredictions, Predicti
 pub use child::{ChildDetails, ChildSummary, Children, StateName};
 pub use choices::ChildChoices;
 pub use health::{Device, Health, Readiness};
-pub use input::{Base64Images, ChildrenFilter, ClassifyForm, ClassifyJson, File, NewChild};
+pub use input::{Base64Images, ChildrenFilter, ClassifyForm, ClassifyJson, File, MOST_IMAGES, NewChild};
 pub use model::{ExampleDetails, ModelDetails};
 pub use problem::{Problem, Smallest};
