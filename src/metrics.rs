@@ -110,7 +110,7 @@ impl Metrics {
                 "Time of a run as measured when its child was loaded, over what it took.",
                 exponential_buckets(0.25, 1.1, 30)?,
             )?,
-            batch_size: single(r, "batch_size", "Images in one run.", buckets(1.0, 8)?)?,
+            batch_size: single(r, "batch_size", "Images that a worker runs together.", buckets(1.0, 8)?)?,
             child_source: counters(
                 r,
                 "child_source_total",

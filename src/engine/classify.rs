@@ -110,7 +110,7 @@ impl Engine {
     ) -> Result<Answer, ClassifyError> {
         let accepted = Instant::now();
         let (reply, answer) = oneshot::channel();
-        let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures));
+        let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures, accepted));
         let present = Presence(Arc::default());
         let too_late = match deadline {
             Some(_) => ClassifyError::TooLate,

@@ -79,7 +79,7 @@ impl LoadedChild {
         network
     }
 
-    /// Logits of every patch on a borrowed session, one row of `[classes]` each.
+    /// Logits of every patch on a borrowed session, one row of `[classes]` each; in batches no larger than they gain.
     ///
     /// A run that fails or panics loses its session, and the next run makes another; one that is stopped keeps it.
     pub(super) fn run(
@@ -89,6 +89,18 @@ impl LoadedChild {
         patches: &[&Patch],
         stop: &Stop,
     ) -> Result<Vec<Vec<f32>>, ClassifyError> {
+        let mut rows = Vec::with_capacity(patches.len());
+        let ran = patches.chunks(self.pace.batch()).try_for_each(|batch| {
+            rows.extend(self.run_batch(&mut network, builder, batch, stop)?);
+            Ok(())
+        });
+        if ran.is_ok() || stop.asked() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
+        }
+        ran.map(|()| rows)
+    }
+
+    fn run_batch(&self, network: &mut Network, builder: &Builder, patches: &[&Patch], stop: &Stop) -> Result<Vec<Vec<f32>>, ClassifyError> {
         let [channels, resolution, _] = network.input_shape();
         let per_image = channels * resolution * resolution;
         let batch = builder.runtime.device().batch_size(patches.len());
@@ -99,11 +111,7 @@ impl LoadedChild {
                 failed(RuntimeError::Input { what, values: patch.data.len(), count: 1, per_image })
             })?;
         }
-        let logits = network.run_until(&input, batch, stop);
-        if logits.is_ok() || stop.asked() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
-        }
-        let logits = logits.map_err(failed)?;
+        let logits = network.run_until(&input, batch, stop).map_err(failed)?;
         let classes = logits.len() / batch;
         Ok(logits.chunks_exact(classes.max(1)).take(patches.len()).map(<[f32]>::to_vec).collect())
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::pace::faded;
 use super::types::ClassifyError;
 use crate::image::{DecodeError, DecodeLimits, Patch, Preprocessing, ShapeError, check_header, decode};
 
@@ -58,13 +59,13 @@ pub enum PictureError {
 pub(super) struct Decoder {
     limits: DecodeLimits,
     preprocessing: Preprocessing,
-    /// What decoding took over what the constants say, averaged.
-    correction: Mutex<f64>,
+    /// What decoding took over what the constants say, averaged, and when the last ended.
+    correction: Mutex<(f64, Instant)>,
 }
 
 impl Decoder {
     pub(super) fn new(limits: DecodeLimits, preprocessing: Preprocessing) -> Self {
-        Self { limits, preprocessing, correction: Mutex::new(1.0) }
+        Self { limits, preprocessing, correction: Mutex::new((1.0, Instant::now())) }
     }
 
     /// Refuses what its first bytes show to be no image within the limits; takes no time.
@@ -77,10 +78,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Predicted time of [`Decoder::decode`].
-    pub(super) fn predict(&self, pictures: &[Picture]) -> Duration {
-        let correction = *self.correction.lock().unwrap_or_else(PoisonError::into_inner);
-        self.expected(pictures).mul_f64(correction)
+    /// Predicted time of [`Decoder::decode`] that begins about `now`.
+    pub(super) fn predict(&self, pictures: &[Picture], now: Instant) -> Duration {
+        let (correction, learned) = *self.correction.lock().unwrap_or_else(PoisonError::into_inner);
+        self.expected(pictures).mul_f64(faded(correction, now.saturating_duration_since(learned)))
     }
 
     /// The patches of all pictures, decoded one after another, so that only one image is large at a time; none as soon as nobody wants
@@ -101,9 +102,11 @@ impl Decoder {
             });
         }
         if !expected.is_zero() {
-            let ratio = begin.elapsed().as_secs_f64() / expected.as_secs_f64();
-            let mut correction = self.correction.lock().unwrap_or_else(PoisonError::into_inner);
-            *correction += NEWEST * (ratio.clamp(LEAST, 1.0 / LEAST) - *correction);
+            let now = Instant::now();
+            let ratio = (now - begin).as_secs_f64() / expected.as_secs_f64();
+            let mut known = self.correction.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = faded(known.0, now.saturating_duration_since(known.1));
+            *known = (before + NEWEST * (ratio.clamp(LEAST, 1.0 / LEAST) - before), now);
         }
         Ok(Some(patches))
     }
@@ -169,20 +172,20 @@ mod tests {
     fn predictions_follow_what_decoding_takes() {
         let decoder = decoder();
         let patch = Patch { size: 4, channels: 1, data: vec![0; 16] };
-        assert_eq!(decoder.predict(&[patch.clone().into()]), Duration::ZERO);
-        let before = decoder.predict(&[png(4)]);
+        assert_eq!(decoder.predict(&[patch.clone().into()], Instant::now()), Duration::ZERO);
+        let before = decoder.predict(&[png(4)], Instant::now());
         assert_eq!(before, decoder.expected(&[png(4)]));
         for _ in 0..300 {
             assert_eq!(decoder.decode(vec![png(4), patch.clone().into()], || false).unwrap().unwrap().len(), 2);
         }
-        assert_ne!(decoder.predict(&[png(4)]), before);
+        assert_ne!(decoder.predict(&[png(4)], Instant::now()), before);
     }
 
     /// A file of a few bytes may hold many pixels.
     #[test]
     fn pixels_count_and_not_bytes_alone() {
         let decoder = Decoder::new(DecodeLimits::default(), decoder().preprocessing);
-        let [small, large] = [png(4), png(2000)].map(|picture| decoder.predict(&[picture]));
+        let [small, large] = [png(4), png(2000)].map(|picture| decoder.predict(&[picture], Instant::now()));
         assert!(large > 100 * small && large > Duration::from_millis(10), "{small:?}, {large:?}");
     }
 

@@ -139,13 +139,13 @@ impl Pool {
         self.shared.drop_gone(&mut state, now);
         let (waiting, busy) = (state.queue.images(), state.busy(now, None));
         if state.stopped || (waiting > 0 && waiting + request.images > self.shared.limit_images) {
-            let until_free = state.queue.drained_in(busy, &predict);
+            let until_free = state.queue.drained_in(&busy, &predict(now));
             self.shared.missed(now);
             return Err(Refused::Full(request.payload, until_free));
         }
         // Who asks for what no server could do says nothing of this one's load.
-        let hopeless = now + least(&request, &predict) > request.deadline;
-        state.queue.push(request, now, busy, &predict).inspect_err(|_| {
+        let hopeless = now + least(&request, &predict(now)) > request.deadline;
+        state.queue.push(request, now, &busy, &predict(now)).inspect_err(|_| {
             if !hopeless {
                 self.shared.missed(now);
             }
@@ -187,9 +187,9 @@ impl Drop for Pool {
 impl State {
     /// What the workers do, as `asking` sees it.
     fn busy(&self, now: Instant, asking: Option<usize>) -> Busy {
-        let left = self.ends.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
+        let runs = self.ends.iter().flatten().map(|end| end.saturating_duration_since(now)).collect();
         let idle = self.ends.iter().take(self.runs).enumerate().filter(|(worker, end)| end.is_none() && Some(*worker) != asking).count();
-        Busy { left, idle, running: self.ends.iter().flatten().count() }
+        Busy { runs, idle }
     }
 }
 
@@ -235,12 +235,12 @@ impl Shared {
             let now = Instant::now();
             let busy = state.busy(now, Some(worker));
             self.drop_gone(&mut state, now);
-            while let Some(late) = state.queue.next_late(now, &predict) {
+            while let Some(late) = state.queue.next_late(now, &predict(now)) {
                 self.missed(now);
                 // The client may be gone by now.
                 let _ = late.reply.send(Err(late.too_late));
             }
-            let run = state.queue.next(now, busy, &predict);
+            let run = state.queue.next(now, &busy, &predict(now));
             self.resources.metrics.queue_depth.set(state.queue.images() as i64);
             if let Some(run) = run {
                 state.ends[worker] = Some(now + run.predicted);
@@ -251,8 +251,9 @@ impl Shared {
     }
 }
 
-fn predict(choice: &Choice, images: usize) -> Duration {
-    choice.loaded.pace.predict(images)
+/// Predicts runs that begin about `now`.
+fn predict(now: Instant) -> impl Fn(&Choice, usize) -> Duration {
+    move |choice, images| choice.loaded.pace.predict(images, now)
 }
 
 /// How much running networks step back, as `nice` counts. Networks take all the time that there is; requests must be read and

@@ -85,14 +85,36 @@ pub(super) struct Queue<C, T> {
 }
 
 /// What workers do at the moment.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Busy {
-    /// Predicted time of all runs in progress that is left, summed.
-    pub left: Duration,
+    /// Predicted time that each run in progress has left; none of one that takes longer than predicted.
+    pub runs: Vec<Duration>,
     /// Workers with nothing to do, whoever asks not counted.
     pub idle: usize,
-    /// Workers that run something, be it longer than predicted.
-    pub running: usize,
+}
+
+impl Busy {
+    /// Time that all runs in progress have left, summed.
+    fn left(&self) -> Duration {
+        self.runs.iter().sum()
+    }
+
+    /// When one of `workers` is free for what comes after `before`, as work that all of them share.
+    fn free_in(&self, workers: usize, before: Duration) -> Duration {
+        let mut runs = self.runs.clone();
+        runs.resize(workers.max(runs.len()), Duration::ZERO);
+        runs.sort_unstable();
+        let mut work = before;
+        for (count, run) in (1..).zip(&runs) {
+            work += *run;
+            // The first `count` workers are done with it before the next one is free.
+            let done = work / count;
+            if runs.get(count as usize).is_none_or(|next| done <= *next) {
+                return done;
+            }
+        }
+        work
+    }
 }
 
 impl<C: Clone + PartialEq, T> Queue<C, T> {
@@ -115,10 +137,10 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     ///
     /// Work is counted at the smallest children allowed: that is what the queue can shrink to. A request alone is never refused
     /// for the work it is.
-    pub(super) fn push(&mut self, request: Waiting<C, T>, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Result<(), Refused<T>> {
+    pub(super) fn push(&mut self, request: Waiting<C, T>, now: Instant, busy: &Busy, costs: &impl Predict<C>) -> Result<(), Refused<T>> {
         let own = least(&request, costs);
         let before = self.work(costs, |deadline| deadline <= request.deadline);
-        let start = now + self.share(busy.left + before).mul_f64(CAUTION);
+        let start = now + busy.free_in(self.workers, before).mul_f64(CAUTION);
         if start + own > request.deadline {
             return Err(Refused::TooLate(request.payload));
         }
@@ -133,8 +155,8 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// Predicted time until everything that waits and runs is done, on the smallest children allowed.
-    pub(super) fn drained_in(&self, busy: Busy, costs: &impl Predict<C>) -> Duration {
-        self.share(busy.left + self.work(costs, |_| true))
+    pub(super) fn drained_in(&self, busy: &Busy, costs: &impl Predict<C>) -> Duration {
+        self.share(busy.left() + self.work(costs, |_| true))
     }
 
     /// Takes out the requests that nobody waits for any more.
@@ -154,7 +176,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     }
 
     /// Takes out what must run next; none where nothing waits.
-    pub(super) fn next(&mut self, now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<Run<C, T>> {
+    pub(super) fn next(&mut self, now: Instant, busy: &Busy, costs: &impl Predict<C>) -> Option<Run<C, T>> {
         let (&first, head) = self.waiting.first_key_value()?;
         let (child, images) = (self.pick(first, now, busy, costs)?, head.images);
         let mut prepare = head.prepare;
@@ -188,9 +210,9 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
 
     /// The best child with which the request at `key`, and everyone behind it on the smallest, can be there with time to spare; else the
     /// smallest that it allows. Where nothing else waits or runs, there is nobody to spare time for.
-    fn pick(&self, key: (Instant, u64), now: Instant, busy: Busy, costs: &impl Predict<C>) -> Option<C> {
+    fn pick(&self, key: (Instant, u64), now: Instant, busy: &Busy, costs: &impl Predict<C>) -> Option<C> {
         let request = self.waiting.get(&key)?;
-        let alone = self.waiting.len() == 1 && busy.running == 0;
+        let alone = self.waiting.len() == 1 && busy.runs.is_empty();
         let in_time = |child: &&C| {
             let own = request.prepare + costs.predict(child, request.images);
             if alone {
@@ -199,7 +221,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
             if now + own > request.better_by {
                 return false;
             }
-            let mut work = busy.left + own;
+            let mut work = busy.left() + own;
             self.waiting.iter().filter(|(other, _)| **other != key).all(|((deadline, _), other)| {
                 work += least(other, costs);
                 *deadline < key.0 || now + self.share(work) <= other.better_by
@@ -219,7 +241,7 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         key: (Instant, u64),
         request: &Waiting<C, T>,
         now: Instant,
-        busy: Busy,
+        busy: &Busy,
         costs: &impl Predict<C>,
     ) -> bool {
         let place = |child: &C| request.choices.iter().position(|other| other == child);

@@ -25,6 +25,8 @@ const LONGEST: Duration = Duration::from_millis(150);
 pub struct Profile {
     /// Batch size and time of a run, by rising size; the first is one image.
     runs_ms: Vec<(usize, f64)>,
+    /// As [`Profile::best_batch`].
+    best_batch: usize,
 }
 
 impl Profile {
@@ -42,13 +44,20 @@ impl Profile {
                 break;
             }
         }
-        Ok(Self { runs_ms })
+        Ok(Self::new(runs_ms))
+    }
+
+    fn new(runs_ms: Vec<(usize, f64)>) -> Self {
+        let least_ms = runs_ms.iter().map(|&(size, run_ms)| run_ms / size as f64).fold(f64::INFINITY, f64::min);
+        let worthwhile = |run: &&(usize, f64)| (1.0 - GAIN) * run.1 / run.0 as f64 <= least_ms;
+        let best_batch = runs_ms.iter().find(worthwhile).map_or(1, |&(size, _)| size);
+        Self { runs_ms, best_batch }
     }
 
     /// A network of which nothing is known but one image's time.
     #[must_use]
     pub fn of_one_image(latency_ms: f64) -> Self {
-        Self { runs_ms: vec![(1, latency_ms)] }
+        Self::new(vec![(1, latency_ms)])
     }
 
     /// Median time of one image, in milliseconds.
@@ -63,9 +72,23 @@ impl Profile {
         self.runs_ms.iter().map(|&(size, run_ms)| size as f64 / run_ms).fold(0.0, f64::max)
     }
 
-    /// Predicted time of a run of `images`, in milliseconds: on a line between measured sizes, at the largest size's pace beyond.
+    /// The smallest batch size at which an image takes hardly longer than at the best: larger batches gain nothing, and take memory.
+    #[must_use]
+    pub fn best_batch(&self) -> usize {
+        self.best_batch
+    }
+
+    /// Predicted time of `images` in batches of at most [`Self::best_batch`], in milliseconds.
     #[must_use]
     pub fn predict_ms(&self, images: usize) -> f64 {
+        let batch = self.best_batch;
+        let (whole, rest) = (images / batch, images % batch);
+        let rest_ms = if rest > 0 || whole == 0 { self.batch_ms(rest) } else { 0.0 };
+        whole as f64 * self.batch_ms(batch) + rest_ms
+    }
+
+    /// Predicted time of one batch: on a line between measured sizes, at the largest size's pace beyond.
+    fn batch_ms(&self, images: usize) -> f64 {
         let at = self.runs_ms.partition_point(|&(size, _)| size < images);
         match (at.checked_sub(1).map(|before| self.runs_ms[before]), self.runs_ms.get(at)) {
             (Some((low, low_ms)), Some(&(high, high_ms))) => low_ms + (high_ms - low_ms) * (images - low) as f64 / (high - low) as f64,
@@ -89,7 +112,7 @@ impl TryFrom<Vec<(usize, f64)>> for Profile {
         let rises = runs_ms.windows(2).all(|pair| pair[0].0 < pair[1].0);
         let sensible = runs_ms.iter().all(|&(_, run_ms)| run_ms > 0.0 && run_ms <= LONGEST_RUN_MS);
         let begins = runs_ms.first().is_some_and(|&(size, _)| size == 1);
-        if rises && sensible && begins { Ok(Self { runs_ms }) } else { Err("a profile is times by rising batch size, from one image on") }
+        if rises && sensible && begins { Ok(Self::new(runs_ms)) } else { Err("a profile is times by rising batch size, from one image on") }
     }
 }
 
@@ -114,10 +137,25 @@ mod tests {
     #[test]
     fn times_lie_on_lines_between_measured_sizes() {
         let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5), (4, 2.0), (8, 4.0)]).unwrap();
-        for (images, expected) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0), (6, 3.0), (8, 4.0), (16, 8.0), (100, 50.0)] {
+        for (images, expected) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0), (6, 3.5), (7, 3.75), (8, 4.0), (16, 8.0), (101, 51.0)]
+        {
             assert!((profile.predict_ms(images) - expected).abs() < 1e-12, "{images}: {}", profile.predict_ms(images));
         }
         assert!((Profile::of_one_image(3.0).predict_ms(5) - 15.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn batches_are_as_large_as_they_gain() {
+        let cases: [(&[(usize, f64)], usize); 5] = [
+            (&[(1, 16.0)], 1),
+            (&[(1, 16.0), (2, 31.5)], 1),
+            (&[(1, 1.0), (2, 1.5), (4, 2.0), (8, 4.0)], 4),
+            (&[(1, 1.0), (2, 1.5), (4, 2.0), (8, 3.8)], 8),
+            (&[(1, 1.0), (2, 1.5), (4, 3.6)], 2),
+        ];
+        for (runs_ms, batch) in cases {
+            assert_eq!(Profile::try_from(runs_ms.to_vec()).unwrap().best_batch(), batch, "{runs_ms:?}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Shared {
         metrics.predicted_run_seconds.observe(predicted.as_secs_f64());
         // A run that was stopped took at least this long: that is news where it was already late.
         if complete || took > predicted {
-            metrics.prediction_ratio.observe(child.loaded.pace.learn(images, took));
+            metrics.prediction_ratio.observe(child.loaded.pace.learn(images, took, Instant::now()));
         }
     }
 

@@ -25,12 +25,12 @@ impl Bench {
     fn push(&mut self, payload: char, choices: &[u64], deadline_ms: u64) -> Result<(), Refused<char>> {
         let deadline = self.start + ms(deadline_ms);
         let request = Waiting { images: 1, prepare: ms(0), choices: choices.to_vec(), deadline, better_by: deadline, payload };
-        self.queue.push(request, self.start, Busy::default(), &costs)
+        self.queue.push(request, self.start, &Busy::default(), &costs)
     }
 
     /// The child and the payloads of the next run, `after_ms` from the start, with no other worker idle.
     fn next(&mut self, after_ms: u64) -> Option<(u64, String)> {
-        let run = self.queue.next(self.start + ms(after_ms), Busy::default(), &costs)?;
+        let run = self.queue.next(self.start + ms(after_ms), &Busy::default(), &costs)?;
         Some((run.child, run.requests.iter().map(|request| request.payload).collect()))
     }
 }
@@ -61,10 +61,10 @@ fn an_idle_server_spares_no_time_for_others() {
         for payload in ['a'].into_iter().chain((0..behind).map(|_| 'b')) {
             let (deadline, better_by) = (bench.start + ms(100), bench.start);
             let request = Waiting { images: 1, prepare: ms(0), choices: ALL.to_vec(), deadline, better_by, payload };
-            bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
+            bench.queue.push(request, bench.start, &Busy::default(), &costs).unwrap();
         }
-        let busy = Busy { left: ms(running_ms), idle: 1, running: usize::from(running_ms > 0) };
-        let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
+        let busy = Busy { runs: (running_ms > 0).then_some(ms(running_ms)).into_iter().collect(), idle: 1 };
+        let run = bench.queue.next(bench.start + ms(after_ms), &busy, &costs).unwrap();
         assert_eq!(run.child, child, "after {after_ms} ms, {running_ms} ms of work running, {behind} behind");
     }
 }
@@ -85,7 +85,7 @@ fn the_child_shrinks_for_those_behind() {
         let mut bench = Bench::new(1, 1_000);
         bench.push('a', &ALL, 11).unwrap();
         (0..behind).for_each(|_| bench.push('b', &[1], 12).unwrap());
-        let alone = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
+        let alone = bench.queue.next(bench.start, &Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
         assert_eq!(alone.child, child, "{behind} behind it");
     }
 }
@@ -108,10 +108,43 @@ fn hopeless_requests_are_refused_at_once() {
     let mut two = Bench::new(2, 1_000);
     two.push('a', &[10], 16).unwrap();
     two.push('b', &[10], 16).unwrap();
-    let running = Busy { left: ms(20), idle: 0, running: 2 };
+    let running = Busy { runs: vec![ms(10), ms(10)], idle: 0 };
     let deadline = two.start + ms(10);
     let request = Waiting { images: 1, prepare: ms(0), choices: vec![1], deadline, better_by: deadline, payload: 'c' };
-    assert_eq!(two.queue.push(request, two.start, running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
+    assert_eq!(two.queue.push(request, two.start, &running, &costs), Err(Refused::TooLate('c')), "runs in progress count");
+}
+
+/// What one worker has left to do keeps nobody from the others.
+#[test]
+fn a_free_worker_takes_what_comes() {
+    let cases: [(&[u64], usize, u64, u64); 11] = [
+        (&[], 2, 0, 0),
+        (&[3_000], 2, 0, 0),
+        (&[3_000], 2, 100, 100),
+        (&[3_000], 2, 4_000, 3_500),
+        (&[0, 3_000], 2, 0, 0),
+        (&[20, 3_000], 2, 0, 20),
+        (&[20, 3_000], 2, 80, 100),
+        (&[10, 30, 50], 3, 20, 30),
+        (&[10, 30, 50], 3, 60, 50),
+        (&[10, 30, 50], 3, 90, 60),
+        // More run than may from now on.
+        (&[10, 20], 1, 0, 10),
+    ];
+    for (runs, workers, before, free_in) in cases {
+        let busy = Busy { runs: runs.iter().copied().map(ms).rev().collect(), idle: 0 };
+        assert_eq!(busy.free_in(workers, ms(before)), ms(free_in), "{runs:?} left, {before} ms before it, {workers} workers");
+    }
+    let mut queue = Queue::new(2, ms(5_000));
+    let start = Instant::now();
+    let request = |payload, deadline_ms| {
+        let deadline = start + ms(deadline_ms);
+        Waiting { images: 1, prepare: ms(0), choices: vec![4], deadline, better_by: deadline, payload }
+    };
+    let busy = Busy { runs: vec![ms(3_000)], idle: 1 };
+    queue.push(request('a', 5), start, &busy, &costs).unwrap();
+    assert_eq!(queue.push(request('b', 8), start, &busy, &costs), Err(Refused::TooLate('b')), "a comes first, and takes 4 ms");
+    queue.push(request('c', 9), start, &busy, &costs).unwrap();
 }
 
 #[test]
@@ -122,11 +155,11 @@ fn preparing_counts_like_running() {
         Waiting { images: 1, prepare: ms(prepare_ms), choices: ALL.to_vec(), deadline, better_by: deadline, payload }
     };
     let requests = [request(20, 21, 'a'), request(0, 100, 'b'), request(90, 100, 'c'), request(10, 100, 'd')];
-    let outcomes = requests.map(|request| bench.queue.push(request, bench.start, Busy::default(), &costs).is_ok());
+    let outcomes = requests.map(|request| bench.queue.push(request, bench.start, &Busy::default(), &costs).is_ok());
     assert_eq!(outcomes, [true, true, false, true], "c would have to begin at 22 ms");
-    let run = bench.queue.next(bench.start, Busy::default(), &costs).unwrap();
+    let run = bench.queue.next(bench.start, &Busy::default(), &costs).unwrap();
     assert_eq!((run.child, run.predicted), (1, ms(21)), "time for the smallest only");
-    let rest = bench.queue.next(bench.start + ms(98), Busy::default(), &costs).unwrap();
+    let rest = bench.queue.next(bench.start + ms(98), &Busy::default(), &costs).unwrap();
     let (head, predicted) = (rest.requests[0].payload, rest.predicted);
     assert_eq!((rest.requests.len(), head, rest.child, predicted), (1, 'b', 1, ms(1)), "d needs 10 ms before it can run along");
 }
@@ -196,7 +229,7 @@ fn idle_workers_are_better_than_batches() {
     for payload in ['a', 'b'] {
         bench.push(payload, &[1], 100).unwrap();
     }
-    let run = bench.queue.next(bench.start, Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
+    let run = bench.queue.next(bench.start, &Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
     assert_eq!(run.requests.len(), 1);
     assert_eq!(bench.queue.images(), 1);
 }
@@ -232,11 +265,11 @@ fn better_children_leave_time_to_spare() {
         for (payload, choices) in [('a', ALL.to_vec())].into_iter().chain((0..behind).map(|_| ('b', vec![1]))) {
             let (deadline, better_by) = (bench.start + ms(100), bench.start + ms(50));
             let request = Waiting { images: 1, prepare: ms(0), choices, deadline, better_by, payload };
-            bench.queue.push(request, bench.start, Busy::default(), &costs).unwrap();
+            bench.queue.push(request, bench.start, &Busy::default(), &costs).unwrap();
         }
         // With nobody behind it, something else runs: otherwise there would be nobody to spare time for.
-        let busy = Busy { running: usize::from(behind == 0), idle: 1, ..Busy::default() };
-        let run = bench.queue.next(bench.start + ms(after_ms), busy, &costs).unwrap();
+        let busy = Busy { runs: (behind == 0).then_some(ms(0)).into_iter().collect(), idle: 1 };
+        let run = bench.queue.next(bench.start + ms(after_ms), &busy, &costs).unwrap();
         assert_eq!(run.child, child, "after {after_ms} ms, {behind} behind");
     }
 }
@@ -254,6 +287,6 @@ fn predictions_may_change_at_any_time() {
             factor.set(factor.get() * grows);
             costs(child, images).mul_f64(factor.get().clamp(0.25, 4.0))
         };
-        assert!(bench.queue.next(bench.start, Busy::default(), &moving).is_some());
+        assert!(bench.queue.next(bench.start, &Busy::default(), &moving).is_some());
     }
 }
