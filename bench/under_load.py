@@ -42,7 +42,11 @@ class Report:
 
 
 def poisson(args, report):
-    """p99 at 70 % of capacity against an ideal queue with the same service times and workers."""
+    """p99 at 70 % of capacity against an ideal queue with the same service times and workers.
+
+    Sending, reading and answering a request take time too, which an ideal server would take as well: it is added to the ideal's
+    latencies, without keeping its workers. Beside it stands what it would be if it kept them, since on these cores it does.
+    """
     with table_one(args) as server:
         ask = f"child={server.cheapest()}"
         most = capacity(args, server, ask)
@@ -50,9 +54,11 @@ def poisson(args, report):
         closed = bench(args, server, ask, "--arrivals", "closed", "--connections", args.cores, "--windows", 3)
         around = max(0.0, closed["p50_ms"] / 1e3 - quantile(services, 0.5))
         found = bench(args, server, ask, "--arrivals", "poisson", "--rate", 0.7 * most, "--connections", 256, "--windows", 6)
-    ideal = latencies([service + around for service in services], args.cores, 0.7 * most, IDEAL_ARRIVALS)
-    ideal_ms = quantile(ideal, 0.99) * 1e3
+    ideal_ms = (quantile(latencies(services, args.cores, 0.7 * most, IDEAL_ARRIVALS), 0.99) + around) * 1e3
+    kept = latencies([service + around for service in services], args.cores, 0.7 * most, IDEAL_ARRIVALS)
+    kept_ms = quantile(kept, 0.99) * 1e3
     detail = {"p99_ms": found["p99_ms"], "ideal_p99_ms": round(ideal_ms, 3), "capacity": round(most, 1)}
+    detail["with workers kept by all of it"] = {"ideal_p99_ms": round(kept_ms, 3), "ratio": round(found["p99_ms"] / kept_ms, 3)}
     report.add("poisson at 70 %: p99 over the ideal queue's", found["p99_ms"] / ideal_ms, "<= 1.25", found["p99_ms"] <= 1.25 * ideal_ms, **detail)
 
 

@@ -45,7 +45,7 @@ pub struct Load {
     pub path: Path,
     /// When.
     pub mode: Mode,
-    /// Image files; each request has one of them, in turn.
+    /// Image files; each is sent with every query string before the next one is.
     pub images: Vec<Bytes>,
     /// Query strings, such as `mflops=3&deadline_ms=20`; each request has one of them, in turn.
     pub asks: Vec<String>,
@@ -191,10 +191,16 @@ fn on_time(arrivals: Arrivals, start: Instant, length: Duration) -> mpsc::Receiv
     dues
 }
 
+/// Which of `asks` query strings and of `images` images request `number` has: in time, each with each.
+fn turn(number: u64, asks: usize, images: usize) -> (usize, usize) {
+    let (asks, images) = (asks.max(1) as u64, images.max(1) as u64);
+    ((number % asks) as usize, (number / asks % images) as usize)
+}
+
 /// Sends request `number`, which was due `due` after `start`; a connection that breaks is dropped.
 async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, start: Instant, due: Duration) -> Outcome {
-    let of = |length: usize| (number % length.max(1) as u64) as usize;
-    let (ask, image) = (&load.asks[of(load.asks.len())], load.images[of(load.images.len())].clone());
+    let (ask, image) = turn(number, load.asks.len(), load.images.len());
+    let (ask, image) = (&load.asks[ask], load.images[image].clone());
     let reply = async {
         let mut open = match connection.take() {
             Some(open) => open,
@@ -219,6 +225,15 @@ mod tests {
             assert_eq!(deadline_of(ask), ms.map(Duration::from_millis), "{ask}");
         }
         assert_eq!([deadline_of("deadline_ms=soon"), deadline_of("deadline_ms=-1")], [None, None]);
+    }
+
+    #[test]
+    fn every_image_meets_every_query() {
+        for (asks, images) in [(1, 1), (1, 3), (2, 2), (2, 3), (4, 2)] {
+            let pairs: std::collections::BTreeSet<_> = (0..(asks * images) as u64).map(|number| turn(number, asks, images)).collect();
+            assert_eq!(pairs.len(), asks * images, "{asks} queries, {images} images");
+            assert!(pairs.iter().all(|&(ask, image)| ask < asks && image < images));
+        }
     }
 
     #[test]
