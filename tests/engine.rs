@@ -143,6 +143,54 @@ async fn the_disk_keeps_to_its_limit() {
     assert!(bytes > 100_000, "some children are kept");
 }
 
+/// A child in memory is not read from disk any more; its file makes no room for all that.
+#[tokio::test]
+async fn what_is_used_in_memory_stays_on_disk() {
+    let (model, measured, cache) = (TestModel::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let unbounded = engine(&model, measured.path(), &[]);
+    let ids = ids(&unbounded);
+    let mut sizes = [0; 3];
+    for (index, id) in ids[..3].iter().enumerate() {
+        unbounded.classify(*id, vec![patch(1)]).await.unwrap();
+        sizes[index] = unbounded.metrics().disk_bytes.get() - sizes.iter().sum::<i64>();
+    }
+    let limit = (sizes[0] + sizes[2]).to_string();
+    let bounded = engine(&model, cache.path(), &["--disk-limit-bytes", &limit]);
+    // The disk has room for the first and the third; the second is newer than the first, and less recently used.
+    for index in [0, 1, 0, 2] {
+        bounded.classify(ids[index], vec![patch(1)]).await.unwrap();
+    }
+    drop(bounded);
+    let next = engine(&model, cache.path(), &["--disk-limit-bytes", &limit]);
+    assert_eq!(states(&next)[..3], [ChildState::Disk, ChildState::Unbuilt, ChildState::Disk]);
+}
+
+/// Loading takes milliseconds, and building may take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_on_disk_does_not_wait_for_what_is_built() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &[]);
+    let ids = ids(&first);
+    first.classify(ids[0], vec![patch(1)]).await.unwrap();
+    drop(first);
+    let engine = engine(&model, cache.path(), &[]);
+    let building: Vec<_> = ids[1..]
+        .iter()
+        .map(|&id| {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.classify(id, vec![patch(1)]).await.map(|answer| answer.source) })
+        })
+        .collect();
+    while engine.metrics().build_seconds.with_label_values(&["slice"]).get_sample_count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(engine.classify(ids[0], vec![patch(1)]).await.unwrap().source, Source::Disk);
+    assert!(builds(&engine) < building.len() as u64, "it came after {} builds of {}", builds(&engine), building.len());
+    for built in building {
+        assert_eq!(built.await.unwrap().unwrap(), Source::Built);
+    }
+}
+
 #[tokio::test]
 async fn an_unwritable_cache_is_served_from_memory() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());

@@ -50,10 +50,12 @@ pub enum BuildError {
         source: Arc<RuntimeError>,
     },
     /// Too many children wait to be built.
-    #[error("{waiting} children already wait to be built, the limit; try again shortly")]
+    #[error("{waiting} children already wait to be built or loaded, the limit; try again in {retry_after_s} s")]
     Busy {
         /// How many wait.
         waiting: usize,
+        /// When the first of them will be done, by what they took before, in seconds; at least 1.
+        retry_after_s: u64,
     },
     /// The thread that built it is gone.
     #[error("building child {0} stopped unexpectedly; ask again to build it anew")]

@@ -121,7 +121,11 @@ impl Engine {
         let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(share));
         let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
         match self.inner.pool.submit(request) {
-            Ok(()) => answer.await.map_err(|_| ClassifyError::WorkerLost)?,
+            // A worker's panic costs its run; the hard stop of a drain costs what still waits.
+            Ok(()) => answer.await.map_err(|_| match self.inner.draining.load(Ordering::Acquire) {
+                true => ClassifyError::ShuttingDown,
+                false => ClassifyError::WorkerLost,
+            })?,
             Err(Refused::TooLate(_)) => Err(too_late),
             Err(Refused::Full(_, room_in)) => {
                 Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })

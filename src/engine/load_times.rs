@@ -26,6 +26,11 @@ impl Average {
         let new = time.as_secs_f64();
         self.0 = Some(self.0.map_or(new, |before| before + NEWEST * (new - before)));
     }
+
+    /// What it takes; none before the first time.
+    pub(super) fn get(&self) -> Option<Duration> {
+        self.0.map(Duration::from_secs_f64)
+    }
 }
 
 impl Times {

@@ -14,7 +14,7 @@ use super::registry::Known;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
 use crate::allocator::return_freed_memory;
-use crate::runtime::Profile;
+use crate::runtime::{Full, Profile};
 use crate::space::{Child, ChildId, Plan};
 
 /// What one core does until it was measured, in millions of multiply-adds a millisecond.
@@ -31,6 +31,8 @@ const LOADS_AHEAD: usize = 2;
 pub(super) struct Loading {
     under_way: Mutex<HashMap<ChildId, UnderWay>>,
     times: Mutex<Times>,
+    /// Held while a child is measured: two would disturb each other, and one may come to be measured from two sides.
+    measuring: Mutex<()>,
 }
 
 /// A load that goes on.
@@ -116,7 +118,7 @@ impl Engine {
         let best_needs = needed(best).unwrap_or(0);
         let mut bytes = self.inner.cache.usage().0 + if self.inner.cache.contains(best) { 0 } else { best_needs };
         for (place, id) in ahead {
-            if self.inner.builders.waiting() >= LOADS_AHEAD {
+            if self.inner.loaders.waiting() >= LOADS_AHEAD {
                 return;
             }
             let Some(needed) = needed(id) else { continue };
@@ -147,7 +149,9 @@ impl Engine {
             inner.loading.times().job.learn(begin.elapsed());
             return_freed_memory();
         });
-        self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
+        // Milliseconds do not wait for minutes: what lies on disk goes past all that must be built.
+        let threads = if self.inner.on_disk_only(id) { &self.inner.loaders } else { &self.inner.builders };
+        threads.submit(1, job).map_err(|full| self.inner.busy(full))?;
         loading.insert(id, UnderWay { outcome: outcome.clone(), done_by });
         Ok(outcome)
     }
@@ -159,12 +163,12 @@ impl Engine {
         }
         let (sender, done) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        // The load's own measurement comes before this job in the queue.
+        // The load measures it too; whoever comes second has nothing left to do.
         let job = Box::new(move || {
             inner.measure_loaded(id);
             let _ = sender.send(());
         });
-        self.inner.builders.submit(1, job).map_err(|full| BuildError::Busy { waiting: full.waiting })?;
+        self.inner.builders.submit(1, job).map_err(|full| self.inner.busy(full))?;
         done.await.map_err(|_| BuildError::Lost(id))
     }
 }
@@ -175,6 +179,10 @@ impl Inner {
         let id = child.id();
         if let Some(loaded) = self.cache.get(id) {
             return Ok((loaded, Source::Memory));
+        }
+        if !self.builder.store.contains(&self.builder.key(id)) {
+            // What is in memory is never read from disk, and would be the first to make room there for what is built now.
+            self.cache.keys().into_iter().for_each(|id| self.builder.store.touch(&self.builder.key(id)));
         }
         let begin = Instant::now();
         let (loaded, source) = self.built_and_loaded(child)?;
@@ -227,7 +235,14 @@ impl Inner {
     /// As [`Inner::predicted_load`], of a load that has not begun, behind all that wait for the builder.
     fn predicted_new_load(&self, id: ChildId) -> Option<Duration> {
         let built = !self.builder.store.contains(&self.builder.key(id));
-        self.loading.times().predict(built, self.builders.waiting())
+        let waiting = if built { self.builders.waiting() } else { self.loaders.waiting() };
+        self.loading.times().predict(built, waiting)
+    }
+
+    /// What to say where too many wait for the builder.
+    fn busy(&self, full: Full) -> BuildError {
+        let job = self.loading.times().job.get().unwrap_or_default();
+        BuildError::Busy { waiting: full.waiting, retry_after_s: job.as_secs_f64().ceil().max(1.0) as u64 }
     }
 
     /// The child's times as measured, or a guess from its multiply-adds until they are.
@@ -247,8 +262,11 @@ impl Inner {
 
     /// Measures what is not known of the times of a child that was loaded. One that was removed meanwhile leaves nothing behind.
     fn measure_loaded(&self, id: ChildId) {
-        if !self.measured(id) {
-            self.measure_now(id);
+        {
+            let _one_at_a_time = self.loading.measuring.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.measured(id) {
+                self.measure_now(id);
+            }
         }
         if self.registry.get(id).is_none() {
             self.forget(id);

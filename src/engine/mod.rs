@@ -84,6 +84,8 @@ struct Inner {
     pool: Pool,
     /// Where children are built, one after another.
     builders: Workers,
+    /// Where children that lie on disk are loaded, one after another.
+    loaders: Workers,
     ready: AtomicBool,
     draining: AtomicBool,
 }
@@ -265,7 +267,7 @@ impl Inner {
         self.draining.store(true, Ordering::Release);
         self.builder.stop.store(true, Ordering::Release);
         let left = || deadline.saturating_duration_since(Instant::now());
-        if !(self.builders.stop(left()) & self.pool.stop(left())) {
+        if !(self.builders.stop(left()) & self.loaders.stop(left()) & self.pool.stop(left())) {
             tracing::warn!("work still runs and is cut off");
         }
     }

@@ -81,11 +81,14 @@ impl Engine {
         let resources = Resources { builder: Arc::clone(&builder), decoder, fault, metrics: Arc::clone(&metrics) };
         builder.run_threads.store(layout.threads, Ordering::Release);
         let pool = Pool::start(layout.runs, limit, options.queue_limit_images, resources);
-        let panicked = Arc::clone(&metrics);
-        let builders = Workers::start("build", 1, options.build_queue_limit, move || {
-            panicked.panics.inc();
-            panicked.builds.with_label_values(&["error"]).inc();
-        });
+        let in_order = |name| {
+            let panicked = Arc::clone(&metrics);
+            Workers::start(name, 1, options.build_queue_limit, move || {
+                panicked.panics.inc();
+                panicked.builds.with_label_values(&["error"]).inc();
+            })
+        };
+        let (builders, loaders) = (in_order("build"), in_order("load"));
         let inner = Inner {
             registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
@@ -94,6 +97,7 @@ impl Engine {
             tables,
             pool: pool.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,
+            loaders: loaders.map_err(StartError::Thread)?,
             builder,
             metrics,
             ready: AtomicBool::new(false),

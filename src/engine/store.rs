@@ -70,11 +70,7 @@ impl Store {
         }
         match self.read_verified(key) {
             Ok(found) => {
-                // Only the order in which children are dropped depends on it.
-                let touched = fs::File::open(self.path(key, "onnx")).and_then(|file| file.set_modified(SystemTime::now()));
-                if let Err(error) = touched {
-                    tracing::debug!(key, %error, "cannot mark a built child as used");
-                }
+                self.touch(key);
                 Some(found)
             }
             Err(error) => {
@@ -82,6 +78,15 @@ impl Store {
                 self.remove(key);
                 None
             }
+        }
+    }
+
+    /// Marks a built child as used just now.
+    pub fn touch(&self, key: &str) {
+        // Only the order in which children are dropped depends on it.
+        let touched = fs::File::open(self.path(key, "onnx")).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::debug!(key, %error, "cannot mark a built child as used");
         }
     }
 

@@ -49,6 +49,14 @@ impl<K: Copy + Eq + Hash, V> MemoryCache<K, V> {
         self.lock().by_key.contains_key(&key)
     }
 
+    /// All keys, the least recently used first; does not count as a use.
+    #[must_use]
+    pub fn keys(&self) -> Vec<K> {
+        let mut keys: Vec<(u64, K)> = self.lock().by_key.iter().map(|(key, entry)| (entry.used, *key)).collect();
+        keys.sort_unstable_by_key(|(used, _)| *used);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
     /// Keeps `value`, of `bytes` bytes, and drops the least recently used others until all fit. The new value stays even
     /// where it alone exceeds the limit. Returns how many were dropped.
     pub fn insert(&self, key: K, value: Arc<V>, bytes: u64) -> usize {
@@ -110,6 +118,7 @@ mod tests {
     fn the_least_recently_used_go_first() {
         let cache = cache(30, &[(1, 10), (2, 10), (3, 10)]);
         assert!(cache.get(1).is_some());
+        assert_eq!(cache.keys(), [2, 3, 1]);
         assert_eq!(cache.insert(4, Arc::new(4), 20), 2);
         assert_eq!([1, 2, 3, 4].map(|key| cache.contains(key)), [true, false, false, true]);
         assert_eq!(cache.usage(), (30, 2));

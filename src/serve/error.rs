@@ -252,7 +252,7 @@ mod tests {
             (ClassifyError::TooLate.into(), 504, "deadline_exceeded"),
             (ClassifyError::ShuttingDown.into(), 503, "shutting_down"),
             (ClassifyError::WorkerLost.into(), 500, "internal"),
-            (ClassifyError::Build(BuildError::Busy { waiting: 4 }).into(), 429, "overloaded"),
+            (ClassifyError::Build(BuildError::Busy { waiting: 4, retry_after_s: 9 }).into(), 429, "overloaded"),
             (ClassifyError::Build(BuildError::Lost(id)).into(), 500, "build_failed"),
             (AddError::Build(BuildError::NoCalibration("m".to_owned())).into(), 501, "no_calibration"),
             (AddError::Full { limit: 64 }.into(), 409, "too_many_children"),
@@ -278,8 +278,10 @@ mod tests {
         let (_, _, problem) = parts(budget.into()).await;
         assert_eq!(problem["smallest"], json!({"mflops": 0.85, "params": 9000, "latency_ms": 0.04}));
 
-        let (_, headers, problem) = parts(ClassifyError::Overloaded { retry_after_s: 3 }.into()).await;
-        assert_eq!((&headers[RETRY_AFTER], &problem["retry_after_s"]), (&HeaderValue::from_static("3"), &json!(3)));
+        for error in [ClassifyError::Overloaded { retry_after_s: 3 }, BuildError::Busy { waiting: 4, retry_after_s: 3 }.into()] {
+            let (_, headers, problem) = parts(error.into()).await;
+            assert_eq!((&headers[RETRY_AFTER], &problem["retry_after_s"]), (&HeaderValue::from_static("3"), &json!(3)));
+        }
 
         let (_, headers, problem) = parts(ApiError::new(Code::Unauthorized, "no key")).await;
         assert_eq!(headers[WWW_AUTHENTICATE], "Bearer realm=\"bignas\"");

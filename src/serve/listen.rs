@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +31,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// A request's head is at most this long.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// How long accepting goes on at most when it should end, where more and more connections wait.
+/// How long accepting goes on at most when it should end, where more and more connections wait; and how long the first requests of
+/// those get to be read, without which their connections would be closed as idle ones.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// Connections for probes and scrapes at most.
@@ -43,8 +46,9 @@ pub fn hangups() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Serves `server` on `sockets` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no, the pause passes,
-/// accepting ends, requests in flight finish up to the limit. A second signal ends the wait. Each of `hangups` replaces the model.
+/// Serves `server` on `sockets` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no and every answer closes its
+/// connection, the pause passes, accepting ends, requests in flight finish up to the limit. A second signal ends the wait. Each of
+/// `hangups` replaces the model.
 ///
 /// # Errors
 /// Where the system lets no signal be waited for.
@@ -73,7 +77,9 @@ pub async fn listen(sockets: Sockets, server: Server, options: &ServeOptions, ha
             () = signals.next() => {},
         }
     }
-    connections.accept_waiting(&listener).await;
+    if connections.accept_waiting(&listener).await > 0 {
+        tokio::time::sleep(LAST_ACCEPTS).await;
+    }
     drop(listener);
     let finished = connections.finish();
     tokio::select! {
@@ -123,6 +129,8 @@ struct Connections {
     /// How long a client may stop reading its answer.
     stall_limit: Duration,
     metrics: Arc<Metrics>,
+    /// Whether each answer is the last on its connection.
+    draining: Arc<AtomicBool>,
     /// A permit for each connection that may be open.
     slots: Arc<Semaphore>,
     watched: GracefulShutdown,
@@ -142,6 +150,7 @@ impl Connections {
             protocol,
             stall_limit: Duration::from_millis(options.body_timeout_ms),
             metrics: Arc::clone(state.engine.metrics()),
+            draining: Arc::clone(&state.draining),
             slots: Arc::new(Semaphore::new(slots)),
             watched: GracefulShutdown::new(),
         }
@@ -161,15 +170,17 @@ impl Connections {
         }
     }
 
-    /// Accepts what waits in the system's queue already: it would be cut off with the listener.
-    async fn accept_waiting(&self, listener: &TcpListener) {
-        let end = Instant::now() + LAST_ACCEPTS;
+    /// Accepts what waits in the system's queue already: it would be cut off with the listener. Returns how many connections that was.
+    async fn accept_waiting(&self, listener: &TcpListener) -> usize {
+        let (end, mut accepted) = (Instant::now() + LAST_ACCEPTS, 0);
         while Instant::now() < end
             && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+            && let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
         {
-            let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await else { return };
             self.serve(stream, slot);
+            accepted += 1;
         }
+        accepted
     }
 
     fn serve(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
@@ -177,8 +188,18 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection stays slow");
         }
-        let router = self.router.clone();
-        let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
+        let (router, draining) = (self.router.clone(), Arc::clone(&self.draining));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (answer, draining) = (router.clone().oneshot(request.map(Body::new)), Arc::clone(&draining));
+            async move {
+                let mut response = answer.await?;
+                // A client that keeps its connection would send the next request into one that is about to be closed.
+                if draining.load(Ordering::Acquire) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
         let connection =
             self.watched.watch(self.protocol.serve_connection(TokioIo::new(StallLimit::new(stream, self.stall_limit)), service));
         let open = OpenConnection::new(&self.metrics, slot);

@@ -1,6 +1,7 @@
 //! Starting, restarting, stopping: what an operator sees.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -120,6 +121,48 @@ fn sigterm_under_load_loses_nothing() {
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     assert!(answered > 0);
+    assert!(server.wait().success());
+}
+
+/// Clients that keep their connections are told to let go of them: none sends a request into one that is being closed.
+#[test]
+fn kept_connections_are_let_go_of_without_loss() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false", "--drain-pause-ms", "4000"]);
+    let image = png(28, |x, _| x as u8);
+    assert_eq!(server.classify("", &image).status, 200);
+    let address = server.base.strip_prefix("http://").unwrap();
+    let head = format!("POST /classify HTTP/1.1\r\nHost: {address}\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", image.len());
+    let answered: usize = std::thread::scope(|scope| {
+        let client = || {
+            let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+            for answered in 1.. {
+                stream.get_mut().write_all(&[head.as_bytes(), &image].concat()).unwrap();
+                let (mut line, mut length, mut closes) = (String::new(), 0, false);
+                stream.read_line(&mut line).unwrap();
+                assert!(line.starts_with("HTTP/1.1 200"), "answer {answered}: {line:?}");
+                while line != "\r\n" {
+                    line.clear();
+                    stream.read_line(&mut line).unwrap();
+                    let field = line.trim_end().to_ascii_lowercase();
+                    length = field.strip_prefix("content-length: ").map_or(length, |value| value.parse().unwrap());
+                    closes |= field == "connection: close";
+                }
+                stream.read_exact(&mut vec![0; length]).unwrap();
+                if closes {
+                    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the server closes what it says it does");
+                    return answered;
+                }
+            }
+            unreachable!()
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        server.signal("-TERM");
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(answered > 4, "{answered} answers");
+    assert_eq!(server.get("/readyz").status, 503, "whoever comes on a new connection is still answered");
     assert!(server.wait().success());
 }
 

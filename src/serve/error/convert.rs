@@ -49,8 +49,12 @@ impl From<ClassifyError> for ApiError {
 
 impl From<BuildError> for ApiError {
     fn from(error: BuildError) -> Self {
+        if let BuildError::Busy { retry_after_s, .. } = error {
+            let mut problem = Self::new(Code::Overloaded, error.to_string());
+            problem.0.retry_after_s = Some(retry_after_s);
+            return problem;
+        }
         let code = match error {
-            BuildError::Busy { .. } => Code::Overloaded,
             BuildError::NoCalibration(_) => Code::NoCalibration,
             _ => Code::BuildFailed,
         };
