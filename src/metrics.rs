@@ -29,9 +29,11 @@ pub struct Metrics {
     pub better_share_cuts: IntCounter,
     /// Predicted time of each run.
     pub predicted_run_seconds: Histogram,
-    /// Time of a run as measured when its child was loaded, over what it took.
+    /// Predicted time of a run over what it took.
     pub prediction_ratio: Histogram,
-    /// Images in one run of a network.
+    /// Time of a run as measured when its child was loaded, over what it took.
+    pub profile_ratio: Histogram,
+    /// Images that a worker runs together.
     pub batch_size: Histogram,
     /// Requests that found their child, by where: `memory`, `disk`, `shared` or `built`.
     pub child_source: IntCounterVec,
@@ -103,12 +105,12 @@ impl Metrics {
                 "Bursts that missed deadlines and so leave better children less time.",
             )?,
             predicted_run_seconds: single(r, "predicted_run_seconds", "Predicted time of each run.", buckets(16e-6, 20)?)?,
-            // A quarter to four, by steps of a tenth.
-            prediction_ratio: single(
+            prediction_ratio: single(r, "prediction_ratio", "Predicted time of a run over what it took.", quarter_to_four()?)?,
+            profile_ratio: single(
                 r,
-                "prediction_ratio",
+                "profile_ratio",
                 "Time of a run as measured when its child was loaded, over what it took.",
-                exponential_buckets(0.25, 1.1, 30)?,
+                quarter_to_four()?,
             )?,
             batch_size: single(r, "batch_size", "Images that a worker runs together.", buckets(1.0, 8)?)?,
             child_source: counters(
@@ -190,6 +192,11 @@ impl Metrics {
 
 fn buckets(first: f64, count: usize) -> prometheus::Result<Vec<f64>> {
     exponential_buckets(first, 2.0, count)
+}
+
+/// Buckets for ratios of about one, by steps of a tenth.
+fn quarter_to_four() -> prometheus::Result<Vec<f64>> {
+    exponential_buckets(0.25, 1.1, 30)
 }
 
 fn histogram(name: &str, help: &str, buckets: Vec<f64>) -> HistogramOpts {

@@ -83,7 +83,8 @@ impl Shared {
         metrics.predicted_run_seconds.observe(predicted.as_secs_f64());
         // A run that was stopped took at least this long: that is news where it was already late.
         if complete || took > predicted {
-            metrics.prediction_ratio.observe(child.loaded.pace.learn(images, took, Instant::now()));
+            metrics.prediction_ratio.observe(predicted.as_secs_f64() / took.as_secs_f64().max(1e-9));
+            metrics.profile_ratio.observe(child.loaded.pace.learn(images, took, Instant::now()));
         }
     }
 
