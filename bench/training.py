@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 10
 WARM_UP = 20
+LOGGED_EVERY = 20
 
 
 def write_data(directory, images):
@@ -36,41 +37,34 @@ def write_data(directory, images):
 
 
 def bignas(binary, data, work, args):
-    """Images per second, and the resident memory in GiB early and at the end."""
+    """Images per second, and the steps that the run logged, every twentieth, with its memory and how long it waited for images."""
     run = tempfile.mkdtemp(dir=work)
     command = [binary, "train", "--data", data, "--space", args.space, "--run", f"{run}/run", "--model", f"{run}/model"]
     command += ["--epochs", "1", "--batch-size", str(args.batch_size), "--threads", str(args.threads)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics = Path(run) / "run/metrics.jsonl"
-    memory = []
     try:
         first = process.stderr.readline()
         if not first.startswith("step 1 "):
             sys.exit(f"bignas train: {first}{process.stderr.read()}")
         started = None
-        while (done := steps_done(metrics)) < args.steps:
+        while (done := len(logged(metrics)) * LOGGED_EVERY) < args.steps:
             if done >= WARM_UP and started is None:
                 started = time.perf_counter()
             if process.poll() is not None:
                 sys.exit(f"bignas train ended early: {process.stderr.read()}")
             time.sleep(0.02)
-            memory.append(resident_gib(process.pid))
         seconds = time.perf_counter() - started
     finally:
         process.kill()
         process.wait()
-    return (args.steps - WARM_UP) * args.batch_size / seconds, memory[len(memory) // 4], memory[-1]
+    return (args.steps - WARM_UP) * args.batch_size / seconds, logged(metrics)
 
 
-def steps_done(metrics):
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def resident_gib(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next((line for line in status.splitlines() if line.startswith("VmRSS:")), "VmRSS: 0 kB")
-    return int(line.split()[1]) / 2**20
+def logged(metrics):
+    # The last line may be half written.
+    whole = metrics.read_text().rpartition("\n")[0] if metrics.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def pytorch(python, space, weights, args, channels_last):
@@ -101,12 +95,14 @@ def main():
         space.write_text(json.dumps(json.loads((model / "model.json").read_text())["space"]))
         ratios = []
         for number in range(args.rounds):
-            ours, early, late = bignas(args.bignas, data, work, args)
-            plain, last = (pytorch(args.python, space, model / "weights.safetensors", args, layout) for layout in (False, True))
-            ratios.append(ours / max(plain, last))
+            ours, steps = bignas(args.bignas, data, work, args)
+            first, last = (step["memory_bytes"] / 2**30 for step in (steps[0], steps[-1]))
+            plain, channels_last = (pytorch(args.python, space, model / "weights.safetensors", args, layout) for layout in (False, True))
+            ratios.append(ours / max(plain, channels_last))
             print(
-                f"round {number + 1}: bignas {ours:.1f} images/s ({early:.2f} GiB after a quarter, {late:.2f} at the end), "
-                f"PyTorch {plain:.1f} in its default layout, {last:.1f} channels last: {ratios[-1]:.2f}x",
+                f"round {number + 1}: bignas {ours:.1f} images/s ({first:.2f} GiB after {WARM_UP} steps, {last:.2f} at the end, "
+                f"{steps[-1]['waiting']:.2%} of the time waiting for images), "
+                f"PyTorch {plain:.1f} in its default layout, {channels_last:.1f} channels last: {ratios[-1]:.2f}x",
                 flush=True,
             )
         print(f"bignas train / PyTorch in its faster layout: {statistics.median(ratios):.2f}x, median of {args.rounds}")

@@ -81,7 +81,7 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;
     let room = choose(&state, request.ask.select)?;
     let children = room.iter().map(|status| status.child.id()).collect();
-    let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| begin + time) };
+    let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| request.complete + time) };
     let answer = state.engine.classify(wanted, request.images).await?;
     let chosen = room.iter().find(|status| status.child.id() == answer.child).unwrap_or(&room[0]);
     let spent = Phases::new(begin.elapsed(), &answer);

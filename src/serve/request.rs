@@ -1,5 +1,7 @@
 //! The body of a classification: an image as it is, a form, or JSON.
 
+use std::time::Instant;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -28,6 +30,8 @@ pub(super) struct ClassifyRequest {
     /// The bytes of the image files, at least one.
     pub(super) images: Vec<Bytes>,
     pub(super) ask: Ask,
+    /// When its last byte was there: its deadline counts from then on.
+    pub(super) complete: Instant,
 }
 
 /// Reads and parses a request. Its body counts as long as the [`Share`] that comes beside it lives.
@@ -39,6 +43,7 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
     let kind = Kind::of(request.headers())?;
     let (parts, body) = request.into_parts();
     let (bytes, share) = body::read(&parts.headers, body, limits).await?;
+    let complete = Instant::now();
     if bytes.is_empty() {
         return Err(ApiError::new(Code::EmptyBody, "send the bytes of an image, a form with a file named `image`, or JSON"));
     }
@@ -59,7 +64,7 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
     if images.is_empty() {
         return Err(invalid("the request has no image; name the field `image`"));
     }
-    Ok((ClassifyRequest { images, ask: query.merge(fields)?.check()? }, share))
+    Ok((ClassifyRequest { images, ask: query.merge(fields)?.check()?, complete }, share))
 }
 
 /// Reads JSON into `T`.
