@@ -73,7 +73,7 @@ pub struct ClassifyForm {
 #[expect(dead_code, reason = "describes bytes that no type holds")]
 pub struct File(Vec<u8>);
 
-/// One base64 text or several, not decoded yet; of more than [`MOST_IMAGES`], one more than that.
+/// One base64 text or several, not decoded yet; of more than `MOST_IMAGES`, one more than that.
 #[derive(Debug)]
 pub struct Base64Images(pub Vec<String>);
 
