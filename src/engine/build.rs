@@ -49,7 +49,7 @@ pub enum BuildError {
         #[source]
         source: Arc<RuntimeError>,
     },
-    /// Too many children wait to be built.
+    /// Too many children wait to be built or loaded.
     #[error("{waiting} children already wait to be built or loaded, the limit; try again in {retry_after_s} s")]
     Busy {
         /// How many wait.

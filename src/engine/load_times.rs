@@ -5,14 +5,21 @@ use std::time::Duration;
 /// Weight of the newest load in what loads take.
 const NEWEST: f64 = 0.3;
 
-/// What loads take, averaged; each none until there was one.
+/// What loads take, averaged.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// From disk into memory.
-    pub(super) disk: Average,
-    /// Building and into memory.
-    pub(super) built: Average,
-    /// All that the builder does for one of them, measuring it included.
+    /// Of children that lie on disk.
+    pub(super) disk: Way,
+    /// Of children that are built first.
+    pub(super) built: Way,
+}
+
+/// One way into memory, with a thread of its own; each average is none until there was one.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Into memory.
+    pub(super) load: Average,
+    /// All that the thread does for one of them, measuring it included.
     pub(super) job: Average,
 }
 
@@ -34,10 +41,16 @@ impl Average {
 }
 
 impl Times {
+    /// The way of a child that lies on disk, or does not.
+    pub(super) fn way(&mut self, on_disk: bool) -> &mut Way {
+        if on_disk { &mut self.disk } else { &mut self.built }
+    }
+}
+
+impl Way {
     /// When a load will be done that comes after so many others.
-    pub(super) fn predict(&self, built: bool, others: usize) -> Option<Duration> {
-        let own = if built { &self.built } else { &self.disk };
-        Some(Duration::from_secs_f64(own.0? + others as f64 * self.job.0.unwrap_or(0.0)))
+    pub(super) fn predict(&self, others: usize) -> Option<Duration> {
+        Some(self.load.get()? + self.job.get().unwrap_or_default() * u32::try_from(others).unwrap_or(u32::MAX))
     }
 }
 
@@ -48,15 +61,15 @@ mod tests {
     #[test]
     fn a_load_is_predicted_from_those_before_it_and_those_ahead() {
         let mut times = Times::default();
-        assert_eq!(times.predict(true, 3), None, "nothing is known yet");
-        times.built.learn(Duration::from_secs(2));
-        assert_eq!(times.predict(true, 3), Some(Duration::from_secs(2)));
-        assert_eq!(times.predict(false, 0), None);
-        times.disk.learn(Duration::from_secs(1));
-        times.job.learn(Duration::from_secs(4));
-        assert_eq!(times.predict(true, 3), Some(Duration::from_secs(14)));
-        assert_eq!(times.predict(false, 2), Some(Duration::from_secs(9)));
-        times.disk.learn(Duration::from_secs(2));
-        assert_eq!(times.predict(false, 0), Some(Duration::from_millis(1300)), "news counts for three tenths");
+        assert_eq!(times.built.predict(3), None, "nothing is known yet");
+        times.built.load.learn(Duration::from_secs(2));
+        assert_eq!(times.built.predict(3), Some(Duration::from_secs(2)));
+        assert_eq!(times.disk.predict(0), None);
+        times.disk.load.learn(Duration::from_secs(1));
+        times.built.job.learn(Duration::from_secs(4));
+        assert_eq!(times.built.predict(3), Some(Duration::from_secs(14)));
+        assert_eq!(times.disk.predict(2), Some(Duration::from_secs(1)), "what is built takes another thread's time");
+        times.disk.load.learn(Duration::from_secs(2));
+        assert_eq!(times.disk.predict(0), Some(Duration::from_millis(1300)), "news counts for three tenths");
     }
 }

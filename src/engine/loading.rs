@@ -14,7 +14,7 @@ use super::registry::Known;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
 use crate::allocator::return_freed_memory;
-use crate::runtime::{Full, Profile};
+use crate::runtime::{Full, Profile, Workers};
 use crate::space::{Child, ChildId, Plan};
 
 /// What one core does until it was measured, in millions of multiply-adds a millisecond.
@@ -138,6 +138,8 @@ impl Engine {
         let done_by = self.inner.predicted_new_load(id).map(|time| Instant::now() + time);
         let (sender, outcome) = watch::channel(None);
         let inner = Arc::clone(&self.inner);
+        // Milliseconds do not wait for minutes: what lies on disk goes past all that must be built.
+        let on_disk = inner.builder.store.contains(&inner.builder.key(id));
         let job = Box::new(move || {
             let registered = Registered { inner: Arc::clone(&inner), child: id };
             let begin = Instant::now();
@@ -146,12 +148,10 @@ impl Engine {
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
             inner.measure_loaded(id);
-            inner.loading.times().job.learn(begin.elapsed());
+            inner.loading.times().way(on_disk).job.learn(begin.elapsed());
             return_freed_memory();
         });
-        // Milliseconds do not wait for minutes: what lies on disk goes past all that must be built.
-        let threads = if self.inner.on_disk_only(id) { &self.inner.loaders } else { &self.inner.builders };
-        threads.submit(1, job).map_err(|full| self.inner.busy(full))?;
+        self.inner.threads(on_disk).submit(1, job).map_err(|full| self.inner.busy(full, on_disk))?;
         loading.insert(id, UnderWay { outcome: outcome.clone(), done_by });
         Ok(outcome)
     }
@@ -168,7 +168,7 @@ impl Engine {
             inner.measure_loaded(id);
             let _ = sender.send(());
         });
-        self.inner.builders.submit(1, job).map_err(|full| self.inner.busy(full))?;
+        self.inner.builders.submit(1, job).map_err(|full| self.inner.busy(full, false))?;
         done.await.map_err(|_| BuildError::Lost(id))
     }
 }
@@ -188,8 +188,8 @@ impl Inner {
         let (loaded, source) = self.built_and_loaded(child)?;
         let took = begin.elapsed();
         match source {
-            Source::Built => self.loading.times().built.learn(took),
-            _ => self.loading.times().disk.learn(took),
+            Source::Built => self.loading.times().built.load.learn(took),
+            _ => self.loading.times().disk.load.learn(took),
         }
         let bytes = loaded.bytes(self.pool.runs());
         let dropped = self.cache.insert(id, Arc::clone(&loaded), bytes);
@@ -234,14 +234,18 @@ impl Inner {
 
     /// As [`Inner::predicted_load`], of a load that has not begun, behind all that wait for the builder.
     fn predicted_new_load(&self, id: ChildId) -> Option<Duration> {
-        let built = !self.builder.store.contains(&self.builder.key(id));
-        let waiting = if built { self.builders.waiting() } else { self.loaders.waiting() };
-        self.loading.times().predict(built, waiting)
+        let on_disk = self.builder.store.contains(&self.builder.key(id));
+        self.loading.times().way(on_disk).predict(self.threads(on_disk).waiting())
     }
 
-    /// What to say where too many wait for the builder.
-    fn busy(&self, full: Full) -> BuildError {
-        let job = self.loading.times().job.get().unwrap_or_default();
+    /// Where children get into memory that lie on disk, or do not.
+    fn threads(&self, on_disk: bool) -> &Workers {
+        if on_disk { &self.loaders } else { &self.builders }
+    }
+
+    /// What to say where too many wait for such a thread.
+    fn busy(&self, full: Full, on_disk: bool) -> BuildError {
+        let job = self.loading.times().way(on_disk).job.get().unwrap_or_default();
         BuildError::Busy { waiting: full.waiting, retry_after_s: job.as_secs_f64().ceil().max(1.0) as u64 }
     }
 
