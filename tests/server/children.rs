@@ -117,3 +117,26 @@ fn a_downloaded_graph_answers_as_the_server_does() {
     let best = bignas::evaluate::best(&logits, 1)[0];
     assert_eq!(answer["predictions"][0]["index"], best);
 }
+
+/// Who asks for a child while many wait to be built is told when to come again, and has it then.
+#[test]
+fn a_full_build_queue_says_when_to_try_again() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &["--warm-up", "false", "--build-queue-limit", "1"]);
+    let family = server.get("/children").json()["children"].as_array().unwrap().clone();
+    let image = png(28, |x, y| (x * 5 + y) as u8);
+    let ask = |id: &Value| server.classify(&format!("?child={}", id.as_str().unwrap()), &image);
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let clients: Vec<_> = family.iter().map(|child| scope.spawn(|| ask(&child["id"]))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+    assert!((1..family.len()).contains(&refused.len()), "one is built and one waits: {} of {} refused", refused.len(), family.len());
+    for reply in refused {
+        assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (429, "overloaded"));
+        assert!(reply.json()["detail"].as_str().unwrap().contains("1 children already wait to be built"), "{}", reply.text());
+        let seconds: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!(seconds >= 1 && reply.json()["retry_after_s"] == seconds, "{}", reply.text());
+    }
+    assert!(family.iter().all(|child| ask(&child["id"]).status == 200));
+}

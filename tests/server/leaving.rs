@@ -1,6 +1,6 @@
 //! Clients that leave before they have their answer, and requests that would not have theirs in time.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -73,4 +73,28 @@ fn nobody_waits_for_what_the_timeout_would_end() {
     });
     assert!(statuses.contains(&429), "{statuses:?}");
     assert!(statuses.iter().all(|status| [200, 429, 504].contains(status)), "{statuses:?}");
+}
+
+/// A client's own slowness is not held against it: what it may have to wait for begins when the server has all of its request.
+#[test]
+fn a_deadline_does_not_run_while_the_request_is_still_coming() {
+    let model = TestModel::new();
+    let server = Server::start(model.path(), &[]);
+    server.wait_until_ready();
+    let image = png(28, |x, y| (x * 9 + y) as u8);
+    let (begin, end) = image.split_at(image.len() / 2);
+    let address = server.base.strip_prefix("http://").unwrap();
+    let deadline = Duration::from_secs(2);
+    let head = format!(
+        "POST /classify?deadline_ms={} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n",
+        deadline.as_millis(),
+        image.len()
+    );
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&[head.as_bytes(), begin].concat()).unwrap();
+    std::thread::sleep(deadline + Duration::from_millis(200));
+    stream.write_all(end).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
