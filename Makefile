@@ -1,15 +1,15 @@
 # What there is to run. Everything works from a fresh clone: `make` fetches what a target needs into
 # a cache that other clones reuse (scripts/fetch.py, pinned in native.json).
 
-ifndef MODEL
-MODEL := models/cifar10
-# Of the two shipped models, the one whose data set can be fetched.
-train search: MODEL := models/fashion-mnist
-endif
 PORT ?= 8080
-# The training run: its checkpoints and metrics, and the names of the classes.
+# The training run, its checkpoints and metrics; and how the shipped model of Fashion-MNIST was trained, whose data can be fetched.
 RUN ?= runs/fashion-mnist
 LABELS ?= models/fashion-mnist/labels.txt
+SETTINGS ?= models/fashion-mnist/settings.json
+ifndef MODEL
+MODEL := models/cifar10
+train search: MODEL := $(RUN)/model
+endif
 # How long each target is fuzzed.
 FUZZ_S ?= 300
 PYTHON ?= python3
@@ -130,12 +130,13 @@ fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache
 data: ## Print the folder that holds Fashion-MNIST
 	@$(fetch) fashion-mnist
 
-train: build-train ## Train MODEL on Fashion-MNIST, or go on with the run in RUN (runs/fashion-mnist)
-	@if [ -d "$(RUN)/checkpoints" ]; then start=--resume; else start="--space fashion-mnist --labels $(LABELS)"; fi; \
+train: build-train ## Train on Fashion-MNIST as models/fashion-mnist was, or go on with the run in RUN (hours)
+	@if [ -d "$(RUN)/checkpoints" ]; then start=--resume; else \
+	start="--space fashion-mnist --labels $(LABELS) --settings $(SETTINGS) --pad 1 --no-flip --auto-augment none"; fi; \
 	$(onnxruntime) $(fashion_mnist) OMP_WAIT_POLICY=passive \
 	$(TRAIN_BIN) train --model "$(MODEL)" --run "$(RUN)" --data "$$BIGNAS_TEST_FASHION_MNIST" $$start
 
-search: build ## Search the trained MODEL for its family, on Fashion-MNIST
+search: build ## Search what `make train` trained for its family
 	@$(onnxruntime) $(fashion_mnist) \
 	$(TARGET)/release/bignas search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST" --dataset Fashion-MNIST
 

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use bignas::checkpoint::Model;
+use bignas::checkpoint::{Draft, Model, Weights};
 use common::TestModel;
 
 /// The error of opening `directory`, with its causes.
@@ -98,6 +98,46 @@ fn statistics_are_those_of_the_whole_family_or_refused() {
 
 fn drop_a_child(directory: &Path) {
     edit_json(&directory.join("family.json"), |family| drop(family["children"].as_array_mut().unwrap().pop()));
+}
+
+/// A family belongs to the weights that it was searched in, and images to the model that ships them.
+#[test]
+fn a_model_made_anew_keeps_only_what_is_still_true() {
+    let made = |weights: &Weights, statistics: bool, images: bool| {
+        let model = TestModel::new();
+        if statistics {
+            model.ship_statistics_instead_of_images();
+        }
+        let before = model.open();
+        let calibration = before.calibration_images().unwrap().filter(|_| images).map(|images| (images, 16, 0));
+        let card = before.card.clone();
+        let draft = Draft {
+            name: card.name,
+            labels: card.labels,
+            class_folders: None,
+            preprocessing: card.preprocessing,
+            space: card.space,
+            calibration,
+            training: None,
+        };
+        let created = Model::create(model.path(), draft, weights.clone()).unwrap();
+        let opened = model.open();
+        let count = |model: &Model| (model.family.members.len(), model.statistics.len());
+        assert_eq!(count(&created), count(&opened));
+        (count(&opened), model.path().join("calibration.safetensors").exists())
+    };
+    let same = TestModel::new().open().weights;
+    let other = TestModel::with_seed(4).open().weights;
+    let cases = [
+        (&same, false, true, ((6, 0), true)),
+        (&same, false, false, ((6, 0), false)),
+        (&same, true, false, ((6, 6), false)),
+        (&other, false, true, ((0, 0), true)),
+        (&other, true, false, ((0, 0), false)),
+    ];
+    for (weights, statistics, images, expected) in cases {
+        assert_eq!(made(weights, statistics, images), expected, "with statistics: {statistics}, with images: {images}");
+    }
 }
 
 #[test]

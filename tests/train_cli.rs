@@ -83,6 +83,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
 
     let model = search(here);
     assert!(!model.family.members.is_empty());
+    models_are_not_replaced_by_mistake(here, &[&start[..], &shape].concat());
     for member in &model.family.members {
         let source = member.accuracy_source.as_ref().expect("a source");
         assert_eq!((source.dataset.as_str(), source.images, source.kind), ("Stripes", 24, AccuracyKind::Measured));
@@ -115,6 +116,25 @@ fn from_a_folder_of_images_to_an_exported_child() {
     let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
     assert!(text.contains("recalibrated on 64 images"), "{text}");
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
+}
+
+/// A model that lies in the way is left alone, and so is its family where a finished run is finished again.
+fn models_are_not_replaced_by_mistake(here: &Path, train: &[&str]) {
+    let family = || Model::open(&here.join("model")).expect("a model directory").family.members.len();
+    let before = family();
+    let another: Vec<&str> = train.iter().map(|&word| if word == "run" { "another" } else { word }).collect();
+    let refused = bignas(here, &another);
+    for mut command in [refused, bignas(here, &["init", "--space", "fashion-mnist", "-o", "model"])] {
+        let output = command.output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("model holds a model already: name another directory"), "{said}");
+    }
+    assert!(!here.join("another").exists(), "it is known before the training");
+    let text = succeed(bignas(here, &[train, &["--resume"]].concat()));
+    assert!(text.contains("the weights are those that its family was searched in"), "{text}");
+    assert_eq!(family(), before);
+    succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "random"]));
+    succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "random", "--replace"]));
 }
 
 /// What a run of six epochs of six steps, once interrupted, tells of its course.
@@ -155,8 +175,8 @@ fn search(here: &Path) -> Model {
     assert!(!text.contains("going on"), "{text}");
     let expected = family();
     let answer = |budget: &str| text.lines().find(|line| line.starts_with(budget)).unwrap_or_else(|| panic!("no {budget}: {text}"));
-    assert!(answer(r#"{"macs":1000000,"params":60000}: child "#).ends_with(" %"), "{text}");
-    let timed = answer(r#"{"activation_bytes":5000000,"latency_ms":1000.0}: child "#);
+    assert!(answer("mflops=1,params=60000: child ").ends_with(" %"), "{text}");
+    let timed = answer("activation_mb=5,latency_ms=1000: child ");
     assert!(timed.contains(" ms when it was selected, ") && timed.ends_with(" ms measured again"), "{timed}");
     let drawn = |name: &str| fs::read_to_string(here.join(format!("model/plots/{name}.svg"))).expect("drawn");
     assert!(drawn("coarse").contains("mutated in the fine phase") && !drawn("coarse").contains("front"), "parents, not what came of them");
@@ -184,8 +204,15 @@ fn search(here: &Path) -> Model {
     }
     run(&["--results", "all.jsonl"]);
     assert_eq!(family(), expected);
-    let text = run(&["--select-on", "held-out", "--results", "held-out.jsonl"]);
+    let held_out = ["--select-on", "held-out", "--results", "held-out.jsonl"];
+    let text = run(&held_out);
     assert!(text.contains(" children on 8 images"), "as many as were held out: {text}");
+    let new = here.join("images/train/across/new.png");
+    stripes(0, 3).save(&new).expect("saves");
+    let other = bignas(here, &[&search[..], &budgets, &held_out].concat()).output().expect("runs");
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(said.contains("images holds 73 training images, and stripes was trained on 64 and left out 8"), "{said}");
+    fs::remove_file(new).expect("removes");
 
     let other = bignas(here, &[&search[..], &budgets, &["--mutations", "3"]].concat()).output().expect("runs");
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
@@ -270,6 +297,9 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
     assert_eq!(numbers("regularisation")["augment"]["crop"]["pad"], 1, "as the model was trained");
 
+    let refused = analyse("regularisation", &["--child", "smallest"]).output().expect("runs");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("unexpected argument '--child'"), "whole models are trained");
+
     let before = numbers("regularisation")["rows"].clone();
     let (smallest, biggest) = (before[0]["smallest"].as_f64().expect("measured"), before[0]["biggest"].as_f64().expect("measured"));
     assert_eq!(before[0]["average"], f64::midpoint(smallest, biggest));
@@ -307,7 +337,8 @@ fn colour_images_are_trained_in_colour() {
         bignas(here, &[&fixed[..], &["--run", run], flags].concat())
     };
     let card = || Model::open(&here.join("model")).expect("a model directory").card;
-    succeed(train("run", &[]));
+    let text = succeed(train("run", &[]));
+    assert!(text.contains("next: bignas search --model model --data images --calibration DIR"), "it ships no images: {text}");
     assert_eq!((card().space.name.as_str(), card().space.input_channels, card().space.shortcut), ("cifar10", 3, Shortcut::PoolSame));
     assert_eq!(card().augment().auto_augment, Some(Policy::Cifar10));
 
@@ -357,6 +388,7 @@ fn a_run_goes_on_as_what_it_was_begun() {
 
     for (flags, said) in [
         (["--space", "cifar10"], "--space is not what run was begun with"),
+        (["--hold-out", "72"], "--hold-out 72: there are 72 training images, and some must be left to train on"),
         (["--child", "biggest"], "--child or --with-biggest is not what run was begun with"),
         (["--labels", "labels.txt"], "--labels is not what run was begun with"),
         (["--without", "zero-gamma"], "--without zero-gamma is not what run was begun with"),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bignas::checkpoint::{GammaInit, Weights};
-use bignas::data::{Augment, DataOptions, ImageSet, RandomCrop, Source, Split};
+use bignas::data::{Augment, DataError, DataOptions, ImageSet, Policy, RandomCrop, Source, Split};
 use bignas::image::{Filter, Preprocessing};
 use bignas::space::{SearchSpace, layout, preset};
 use bignas::train::{
@@ -34,6 +34,8 @@ struct Bench {
     /// Weights, and what tells them from others.
     start: Option<(Weights, &'static str)>,
     teacher: Option<(Weights, &'static str)>,
+    threads: usize,
+    policy: Option<Policy>,
     stop: AtomicBool,
 }
 
@@ -55,7 +57,8 @@ impl Bench {
         }
         let settings = TrainSettings { epochs: 2, batch_size: BATCH, seed: 7, ..TrainSettings::default() };
         let space = preset("fashion-mnist").expect("a preset");
-        Self { _one: one_at_a_time(), directory, space, settings, start: None, teacher: None, stop: AtomicBool::new(false) }
+        let (start, teacher, threads, policy) = (None, None, 1, None);
+        Self { _one: one_at_a_time(), directory, space, settings, start, teacher, threads, policy, stop: AtomicBool::new(false) }
     }
 
     fn path(&self, run: &str) -> PathBuf {
@@ -66,7 +69,7 @@ impl Bench {
         let preprocessing =
             Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.5], std: vec![0.25], background: [0; 3] };
         let images = ImageSet::open(self.directory.path(), split, DataOptions::new(&preprocessing)).expect("opens");
-        Source { images, preprocessing, augment: Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: None } }
+        Source { images, preprocessing, augment: Augment { crop: RandomCrop::Pad { pad: 2 }, flip: true, auto_augment: self.policy } }
     }
 
     fn run(&self, name: &str, resume: bool) -> Result<Outcome, TrainError> {
@@ -79,8 +82,8 @@ impl Bench {
             train: Arc::new(self.source(Split::Train)),
             validation: Some(&validation),
             directory: &self.path(name),
-            threads: 1,
-            loader_threads: 1,
+            threads: self.threads,
+            loader_threads: self.threads,
             stop: &self.stop,
         };
         run(&job, &self.settings, resume)
@@ -139,11 +142,13 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
     assert_eq!(of(&epochs), of(&parts), "who stops at the end of an epoch still validates");
 }
 
-/// The same with everything that a run can keep beside its weights, and each technique off.
+/// The same with everything that a run can keep beside its weights, each technique off, and as the command line has it: two threads,
+/// labels at first, images changed by a policy.
 #[test]
 fn averages_and_ablations_are_resumed_exactly_too() {
     type Change = fn(&mut TrainSettings);
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 5] = [
+        ("usual", |s| s.label_epochs = 1),
         ("average", |s| (s.average, s.schedule.shape) = (Some(0.9), Decay::Cosine)),
         ("sgd", |s| (s.optimiser.kind, s.regularise, s.schedule.shape) = (OptimiserKind::Sgd, Regularise::Everyone, Decay::Linear)),
         ("patches", |s| (s.same_patch, s.dropout) = (false, false)),
@@ -152,6 +157,9 @@ fn averages_and_ablations_are_resumed_exactly_too() {
     for (name, change) in cases {
         let mut bench = Bench::new();
         change(&mut bench.settings);
+        if name == "usual" {
+            (bench.threads, bench.policy) = (2, Some(Policy::Cifar10));
+        }
         let Ok(Outcome::Finished { weights, provenance }) = bench.run("whole", false) else { panic!("{name} should finish") };
         bench.one_step("parts", false);
         let Ok(Outcome::Finished { weights: resumed, .. }) = bench.run("parts", true) else { panic!("{name} should finish") };
@@ -201,7 +209,23 @@ fn runs_that_cannot_start_say_why() {
     bench.settings = before;
     bench.space = preset("cifar10").expect("a preset");
     assert!(matches!(bench.run("colour", false), Err(TrainError::Channels { images: 1, space: 3 })));
-    assert!(!bench.path("colour").exists(), "nothing is made before the job is known to fit");
+    bench.space = preset("fashion-mnist").expect("a preset");
+    bench.settings.batch_size = 100;
+    let refused = bench.run("few", false);
+    assert!(matches!(refused, Err(TrainError::Data(DataError::TooFew { len: 9, batch_size: 100 }))), "{refused:?}");
+    for run in ["colour", "few"] {
+        assert!(!bench.path(run).exists(), "nothing is made before the job is known to fit");
+    }
+}
+
+#[test]
+fn a_run_never_goes_back() {
+    let mut bench = Bench::new();
+    bench.run("run", false).expect("trains");
+    assert!(matches!(bench.run("run", true), Ok(Outcome::Finished { .. })), "what is done is done");
+    bench.settings.epochs = 1;
+    let message = bench.run("run", true).expect_err("two are done").to_string();
+    assert!(message.contains("is in epoch 2 already: --epochs 1 would have to go back; ask for 2 or more"), "{message}");
 }
 
 #[test]

@@ -81,18 +81,26 @@ impl Model {
         Ok(Some(images))
     }
 
-    /// Creates or replaces a model's `weights.safetensors` and `model.json` in `directory`. A calibration set, where given,
-    /// is written too. A family that lies there was searched in other weights, and goes.
+    /// Creates or replaces a model's `weights.safetensors` and `model.json` in `directory`, and its calibration images, which go where
+    /// the draft has none. A family that lies there goes, unless it was searched in the very same weights.
     ///
     /// # Errors
     /// [`ModelError`] names the file that could not be written, or what is wrong with the card.
     pub fn create(directory: &Path, draft: Draft, weights: Weights) -> Result<Self, ModelError> {
         std::fs::create_dir_all(directory).map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
+        let path = directory.join(MODEL);
+        let before: Option<ModelCard> = read_json(&path).ok();
         let weights_sha256 = weights.write(&directory.join(WEIGHTS))?;
         let calibration = draft.calibration.map(|(images, batch, seed)| {
             images.write(&directory.join(CALIBRATION))?;
             Ok::<_, ModelError>(Calibration { images: images.count(), batch, seed, sha256: images.sha256() })
         });
+        let same = |before: &ModelCard| {
+            (&before.weights_sha256, &before.space, &before.labels, &before.preprocessing)
+                == (&weights_sha256, &draft.space, &draft.labels, &draft.preprocessing)
+        };
+        let before = before.filter(same);
+        let goes = before.is_none();
         let card = ModelCard {
             format: FORMAT,
             name: draft.name,
@@ -102,18 +110,19 @@ impl Model {
             space: draft.space,
             weights_sha256,
             calibration: calibration.transpose()?,
-            // Statistics belong to weights, and these are new.
-            statistics: None,
+            statistics: before.and_then(|before| before.statistics),
             training: draft.training,
         };
-        let path = directory.join(MODEL);
         card.check(&path)?;
         write_json(&path, &card)?;
-        for file in [FAMILY, STATISTICS] {
+        let gone = [(FAMILY, goes), (STATISTICS, goes), (CALIBRATION, card.calibration.is_none())];
+        for (file, _) in gone.into_iter().filter(|(_, goes)| *goes) {
             remove(&directory.join(file))?;
         }
+        let family = Self::read_family(directory, &card)?;
+        let statistics = Self::read_statistics(directory, &card, &family)?;
         let examples = examples::read(directory, &card.labels)?;
-        Ok(Self { card, weights, family: Family::default(), statistics: BTreeMap::new(), examples, directory: directory.to_owned() })
+        Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
     }
 
     /// The family in `directory`, empty where there is none.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -38,6 +38,27 @@ pub(super) fn load_runtime(path: Option<&Path>) -> anyhow::Result<Runtime> {
     let path = path.map(Path::to_owned).or_else(default_library);
     let path = path.context("there is no home directory to look for ONNX Runtime in: set ORT_DYLIB_PATH")?;
     Ok(Runtime::load(&path)?)
+}
+
+/// Whether a command that makes a model may replace one.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Replace {
+    /// Replace the model that the directory holds already, and its family
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Replace {
+    /// Refuses a directory that holds a model, unless it may be replaced.
+    pub(super) fn check(&self, directory: &Path) -> anyhow::Result<()> {
+        let taken = directory.join("model.json").exists();
+        ensure!(
+            self.replace || !taken,
+            "{} holds a model already: name another directory, or replace that model and its family with --replace",
+            directory.display()
+        );
+        Ok(())
+    }
 }
 
 /// Opens a labelled data set as a model wants its images; up to `max_corrupt` files are skipped.

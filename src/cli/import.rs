@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::calibration::Sampling;
+use super::common::Replace;
 use crate::data::Augment;
 use crate::import::{Source, read_weights, write_model};
 
@@ -26,6 +27,8 @@ pub(super) struct Args {
     /// Directory of the new model
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
+    #[command(flatten)]
+    replace: Replace,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -41,6 +44,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Whose::Attentivenas => Source::AttentiveNas,
         Whose::Alphanet => Source::AlphaNet,
     };
+    args.replace.check(&args.output)?;
     let weights = read_weights(&args.checkpoint)?;
     println!("{}: all tensors of the {} supernet, of the right shapes", args.checkpoint.display(), source.name());
     let calibration = args.sampling.draft(&args.calibration, &source.preprocessing(), &Augment::NONE)?;

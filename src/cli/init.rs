@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::common::Replace;
 use crate::checkpoint::{Draft, Family, GammaInit, Member, Model, Weights};
 use crate::data::PatchSet;
 use crate::image::{Filter, Preprocessing};
@@ -16,12 +17,14 @@ use crate::space::{PRESETS, SearchSpace, layout, preset};
 /// Arguments of `bignas init`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A preset search space (bignas, cifar10, fashion-mnist) or a search-space file
+    /// A preset search space (bignas, cifar10, fashion-mnist, attentivenas) or a search-space file
     #[arg(long, default_value = "bignas")]
     space: String,
     /// Directory of the new model
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
+    #[command(flatten)]
+    replace: Replace,
     /// Number of classes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100_000))]
     classes: u32,
@@ -50,6 +53,7 @@ enum Gamma {
 const FAMILY: usize = 8;
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    args.replace.check(&args.output)?;
     let space = read_space(&args.space)?;
     let classes = args.classes as usize;
     let gamma = match args.gamma {

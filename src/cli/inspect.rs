@@ -15,7 +15,7 @@ pub(super) struct Args {
     /// A model directory
     #[arg(long, value_name = "DIR", conflicts_with = "space")]
     model: Option<PathBuf>,
-    /// A preset search space (bignas, cifar10, fashion-mnist) or a search-space file
+    /// A preset search space (bignas, cifar10, fashion-mnist, attentivenas) or a search-space file
     #[arg(long, default_value = "bignas")]
     space: String,
     /// Number of classes, where no model says it

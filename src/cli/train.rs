@@ -17,7 +17,7 @@ use self::augment::{AugmentFlags, default_augment};
 use self::defaults::{default_preprocessing, default_space};
 use self::flags::SettingsFlags;
 use self::models::{ModelFlags, Models, folders, given};
-use super::common::{draw_calibration, tell_skipped};
+use super::common::{Replace, draw_calibration, tell_skipped};
 use super::init::read_space;
 use crate::allocator::share_one_heap;
 use crate::checkpoint::{Draft, Model};
@@ -41,6 +41,8 @@ pub(super) struct Args {
     /// Directory of the model that is written at the end
     #[arg(long, env = "BIGNAS_MODEL", value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    replace: Replace,
     /// Name of the model; the search space's, if not given
     #[arg(long)]
     name: Option<String>,
@@ -48,7 +50,7 @@ pub(super) struct Args {
     /// ships statistics of the family instead
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     calibration_images: u32,
-    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist) or a JSON file; by default that of the model to start
+    /// Search space: the name of a preset (bignas, cifar10, fashion-mnist, attentivenas) or a JSON file; by default that of the model to start
     /// from, else what suits the images: fashion-mnist for grey ones, cifar10 for colour ones up to 64 pixels, bignas for larger ones
     #[arg(long)]
     space: Option<String>,
@@ -101,6 +103,9 @@ impl Compute {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     share_one_heap();
+    if !args.resume {
+        args.replace.check(&args.model)?;
+    }
     let models = args.models.open()?;
     let what = if args.resume { What::resumed(args, &models)? } else { What::from_args(args, &models)? };
     models.check(&what.space)?;
@@ -108,10 +113,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let options =
             DataOptions { class_names: what.classes.clone(), max_corrupt: args.max_corrupt, ..DataOptions::new(&what.preprocessing) };
         let images = ImageSet::open(&args.data, split, options)?;
-        let images = match (split, what.settings.held_out) {
-            (Split::Train, held_out @ 1..) => images.without_held_out(held_out, what.settings.seed),
-            _ => images,
-        };
+        let images = if matches!(split, Split::Train) { trained_on(images, &what.settings)? } else { images };
         Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
     };
     let train_images = source(Split::Train, &what.augment)?;
@@ -120,7 +122,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let validation = match source(Split::Test, &Augment::NONE) {
         Ok(validation) => Some(validation),
         Err(error) if matches!(error.downcast_ref(), Some(DataError::Layout { .. })) => {
-            eprintln!("{}: there are no test images, so no accuracy is reported on the way", args.data.display());
+            eprintln!(
+                "{}: there are no test images (test/CLASS/ or val/CLASS/), so no accuracy is reported on the way",
+                args.data.display()
+            );
             None
         }
         Err(error) => return Err(error),
@@ -164,13 +169,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),
                 training: Some(serde_json::to_value(&provenance)?),
             };
+            let searched = Model::open(&args.model).is_ok_and(|before| !before.family.members.is_empty());
             let model = Model::create(&args.model, draft, weights)?;
-            let (model, data) = (model.directory().display(), args.data.display());
-            println!("trained {} steps; wrote {model}", provenance.steps);
-            println!("next: bignas search --model {model} --data {data}");
+            let (path, data) = (model.directory().display(), args.data.display());
+            println!("trained {} steps; wrote {path}", provenance.steps);
+            match (searched, model.family.members.is_empty()) {
+                (_, false) => println!("the weights are those that its family was searched in"),
+                (true, true) => println!("its family was searched in other weights, and is gone"),
+                (false, true) => {}
+            }
+            let images = if model.card.calibration.is_some() { "" } else { " --calibration DIR" };
+            println!("next: bignas search --model {path} --data {data}{images}");
         }
     }
     Ok(())
+}
+
+/// The training images that are not held out.
+pub(super) fn trained_on(images: ImageSet, settings: &TrainSettings) -> Result<ImageSet> {
+    let (held_out, all) = (settings.held_out, images.len());
+    ensure!(held_out < all, "--hold-out {held_out}: there are {all} training images, and some must be left to train on");
+    Ok(if held_out > 0 { images.without_held_out(held_out, settings.seed) } else { images })
 }
 
 /// The command line that this process was given, with `--resume`, ready to be pasted into a shell.

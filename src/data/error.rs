@@ -18,7 +18,7 @@ pub enum DataError {
     },
     /// The directory holds neither IDX files nor CIFAR-10's batches nor class folders.
     #[error(
-        "{}: no {split} images found; it needs {expected}[.gz], CIFAR-10's data_batch_1.bin to data_batch_5.bin and test_batch.bin, or {split}/CLASS/ folders with image files",
+        "{}: no {split} images found; it needs {expected}[.gz], CIFAR-10's data_batch_1.bin to data_batch_5.bin and test_batch.bin, or {folders} folders with image files",
         path.display()
     )]
     Layout {
@@ -26,6 +26,8 @@ pub enum DataError {
         path: PathBuf,
         /// The name of the split.
         split: &'static str,
+        /// The folders that were looked for.
+        folders: String,
         /// The IDX file that was looked for.
         expected: String,
     },
@@ -57,7 +59,8 @@ pub enum DataError {
     },
     /// More undecodable files than may be skipped.
     #[error(
-        "{count} image files cannot be decoded, {limit} may be skipped; the first is {}: replace or remove them",
+        "{count} image files cannot be decoded, {limit} may be skipped; the first is {}: replace or remove them, or allow more with \
+         --max-corrupt",
         first.display()
     )]
     TooManyCorrupt {
@@ -77,7 +80,7 @@ pub enum DataError {
         len: usize,
     },
     /// Not enough images for a single batch.
-    #[error("{len} images do not fill a batch of {batch_size}; lower the batch size to 1..={len}")]
+    #[error("{len} images do not fill a batch of {batch_size}; lower the batch size to {len} or less, or find more images")]
     TooFew {
         /// Images in the data set.
         len: usize,

@@ -115,7 +115,12 @@ impl ImageSet {
             Split::Train => None,
             Split::Test => single_split(dir),
         });
-        let layout = || DataError::Layout { path: dir.to_owned(), split: folders[0], expected: expected.clone() };
+        let layout = || DataError::Layout {
+            path: dir.to_owned(),
+            split: folders[0],
+            folders: folders.iter().map(|name| format!("{name}/CLASS/")).collect::<Vec<_>>().join(" or "),
+            expected: expected.clone(),
+        };
         let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
         if set.is_empty() { Err(layout()) } else { Ok(set) }
     }

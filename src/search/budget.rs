@@ -1,5 +1,6 @@
 //! What a child may cost: bounds on multiply-adds, size, memory and latency, alone or together.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub enum ParseBudgetError {
     /// A name that nothing is called.
     #[error("there is no bound {0:?}; there are mflops, params, weight_mb, activation_mb and latency_ms")]
     Name(String),
+    /// A bound that is given twice.
+    #[error("{0} is bounded twice: name it once")]
+    Twice(String),
     /// A value that is not a number above zero.
     #[error("{name} must be a number above 0, not {value:?}")]
     Value {
@@ -87,14 +91,35 @@ pub(super) fn bounded_costs(budgets: &[Budget], plan: &Plan) -> Vec<u64> {
     costs.into_iter().filter_map(|(bounded, cost)| bounded.then_some(cost)).collect()
 }
 
+/// As it is read: `mflops=300,latency_ms=5`.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millions = |count: Option<u64>| count.map(|count| count as f64 / 1e6);
+        let bounds = [
+            ("mflops", millions(self.macs)),
+            ("params", self.params.map(|count| count as f64)),
+            ("weight_mb", millions(self.weight_bytes)),
+            ("activation_mb", millions(self.activation_bytes)),
+            ("latency_ms", self.latency_ms),
+        ];
+        let bounds = bounds.into_iter().filter_map(|(name, bound)| Some(format!("{name}={}", bound?)));
+        f.write_str(&bounds.collect::<Vec<_>>().join(","))
+    }
+}
+
 /// `mflops=300,latency_ms=5`; further `params`, `weight_mb` and `activation_mb`, in megabytes of 10⁶ bytes.
 impl FromStr for Budget {
     type Err = ParseBudgetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut budget = Self::default();
+        let mut names = Vec::new();
         for bound in text.split(',') {
             let (name, value) = bound.split_once('=').ok_or_else(|| ParseBudgetError::Bound(bound.to_owned()))?;
+            if names.contains(&name.trim()) {
+                return Err(ParseBudgetError::Twice(name.trim().to_owned()));
+            }
+            names.push(name.trim());
             let wrong = || ParseBudgetError::Value { name: name.to_owned(), value: value.to_owned() };
             let number: f64 = value.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0).ok_or_else(wrong)?;
             let millions = Some((number * 1e6).round() as u64);
@@ -128,11 +153,13 @@ mod tests {
             latency_ms: Some(0.4),
         };
         assert_eq!(budget, expected);
+        assert_eq!(budget.to_string(), "mflops=1.5,params=20000,weight_mb=0.08,activation_mb=0.25,latency_ms=0.4");
         let cases = [
             ("", "\"\" is no bound"),
             ("mflops", "\"mflops\" is no bound"),
             ("speed=3", "there is no bound \"speed\""),
             ("mflops=-1", "mflops must be a number above 0, not \"-1\""),
+            ("mflops=3, mflops=5", "mflops is bounded twice"),
             ("latency_ms=NaN", "latency_ms must be a number above 0"),
         ];
         for (text, message) in cases {

@@ -1,6 +1,7 @@
 //! The coarse grid: a few settings of resolution, depth, width and kernel for the whole network (paper, 4.4).
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::space::{Child, Choices, SearchSpace, Stage, StageChoices};
 
@@ -21,7 +22,53 @@ pub struct Grid {
     pub kernel: Vec<f64>,
 }
 
+/// A grid that makes no sense of a search space.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum GridError {
+    /// Nothing to combine.
+    #[error("the grid has no {0}: name at least one")]
+    Empty(&'static str),
+    /// A resolution that no child has.
+    #[error("the grid's resolution {resolution} is not in the search space {allowed:?}")]
+    Resolution {
+        /// What the grid says, in pixels.
+        resolution: usize,
+        /// What there is.
+        allowed: Vec<usize>,
+    },
+    /// A multiplier that is no share of the way.
+    #[error("the grid's {name} multiplier {value} is not from 0, the least that the search space allows, to 1, the most")]
+    Multiplier {
+        /// Which one.
+        name: &'static str,
+        /// What the grid says.
+        value: f64,
+    },
+}
+
 impl Grid {
+    /// Whether all of it can be combined in `space`.
+    ///
+    /// # Errors
+    /// [`GridError`] names the first value that cannot be.
+    pub fn check(&self, space: &SearchSpace) -> Result<(), GridError> {
+        if self.resolutions.is_empty() {
+            return Err(GridError::Empty("resolutions"));
+        }
+        if let Some(&resolution) = self.resolutions.iter().find(|resolution| !space.resolutions.contains(resolution)) {
+            return Err(GridError::Resolution { resolution, allowed: space.resolutions.clone() });
+        }
+        for (name, values) in [("depth", &self.depth), ("width", &self.width), ("kernel", &self.kernel)] {
+            if values.is_empty() {
+                return Err(GridError::Empty(name));
+            }
+            if let Some(&value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+                return Err(GridError::Multiplier { name, value });
+            }
+        }
+        Ok(())
+    }
+
     /// The paper's grid for `space`: up to five of its resolutions, four depths, two widths, four kernel configurations. Resolutions
     /// go as far as training did: for the paper's space, 192, 224, 256, 288 and 320.
     #[must_use]
@@ -93,6 +140,27 @@ mod tests {
         assert_eq!(children.len(), 5 * 4 * 2 * 4);
         for extreme in [space.smallest(), space.biggest()] {
             assert!(children.iter().any(|child| child.id() == extreme.id()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_combined_is_named() {
+        let space = preset("fashion-mnist").unwrap();
+        type Change = fn(&mut Grid);
+        let cases: [(Change, &str); 6] = [
+            (|grid| grid.resolutions.clear(), "the grid has no resolutions: name at least one"),
+            (|grid| grid.resolutions.push(21), "the grid's resolution 21 is not in the search space [20, 22, 24, 26, 28, 30, 32]"),
+            (|grid| grid.depth.clear(), "the grid has no depth: name at least one"),
+            (|grid| grid.depth.push(1.2), "the grid's depth multiplier 1.2 is not from 0"),
+            (|grid| grid.width[0] = -0.5, "the grid's width multiplier -0.5 is not from 0"),
+            (|grid| grid.kernel.push(f64::NAN), "the grid's kernel multiplier NaN is not from 0"),
+        ];
+        assert_eq!(Grid::of(&space).check(&space), Ok(()));
+        for (change, expected) in cases {
+            let mut grid = Grid::of(&space);
+            change(&mut grid);
+            let message = grid.check(&space).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use budget::{Budget, ParseBudgetError};
 pub use front::{largest_within, pareto_front, select, unmet};
-pub use grid::Grid;
+pub use grid::{Grid, GridError};
 pub use results::{Header, Results, ResultsError, merge};
 
 use self::front::{best_within, macs};

@@ -66,7 +66,7 @@ pub enum ResultsError {
         source: serde_json::Error,
     },
     /// The results belong to another search.
-    #[error("{} holds the results of another search (model, images or settings differ): delete it, or name another with --results", path.display())]
+    #[error("{} holds the results of another search (model, images, settings, or the device where latency is bounded, differ): delete it, or name another with --results", path.display())]
     Other {
         /// The file.
         path: PathBuf,

@@ -26,7 +26,7 @@ pub enum TrainError {
     #[error("the checkpoint's tensors cannot be used")]
     Weights(#[from] WeightsError),
     /// The state of a checkpoint could not be understood.
-    #[error("{} is not the state of a checkpoint", path.display())]
+    #[error("{} is not the state of a checkpoint; delete this checkpoint to resume from the one before", path.display())]
     State {
         /// The file.
         path: PathBuf,
@@ -65,6 +65,16 @@ pub enum TrainError {
         path: PathBuf,
         /// What differs.
         what: &'static str,
+    },
+    /// The run to resume is further than it is to go.
+    #[error("the run in {} is in epoch {done} already: --epochs {epochs} would have to go back; ask for {done} or more", path.display())]
+    Past {
+        /// The run directory.
+        path: PathBuf,
+        /// Epochs begun.
+        done: u64,
+        /// Epochs asked for.
+        epochs: u64,
     },
     /// The data set and the search space do not fit each other.
     #[error("the images have {images} channels, but the search space expects {space}")]

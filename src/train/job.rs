@@ -84,6 +84,9 @@ pub struct Provenance {
     pub steps: u64,
     /// Images in the training set that could be read.
     pub images: usize,
+    /// Images in the training set that could not be read.
+    #[serde(default)]
+    pub skipped: usize,
     /// Seconds of training.
     pub seconds: f64,
 }

@@ -12,6 +12,7 @@ mod norm;
 mod optimiser;
 mod parameters;
 mod progress;
+mod resume;
 mod run_dir;
 mod sandwich;
 mod schedule;

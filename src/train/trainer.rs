@@ -1,7 +1,7 @@
 //! The training loop: steps, reports, checkpoints, and going on where a run stopped.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,13 +14,14 @@ use super::input::Normaliser;
 use super::job::{Job, Outcome, Provenance};
 use super::optimiser::Optimiser;
 use super::progress::Progress;
-use super::run_dir::{Checkpoint, Phase, RunDirectory, RunState};
+use super::resume::check_goes_on;
+use super::run_dir::{Checkpoint, RunDirectory, RunState};
 use super::sandwich::{Sandwich, Step};
 use super::settings::{Roster, TrainSettings};
 use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
 use crate::checkpoint::Weights;
-use crate::data::{Batch, BatchPlan, Batches, Mode};
+use crate::data::{Batch, BatchPlan, Batches, DataError, Mode};
 use crate::space::{Child, Plan, SearchSpace, layout};
 
 /// Trains from the beginning, or goes on from the newest checkpoint where `resume` is set.
@@ -45,7 +46,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
     while training.state.step < steps {
         let ended = training.epoch(&mut progress);
         // What was learned before a file turned out to be unreadable is kept; after a divergence there is nothing to keep.
-        if let Err(TrainError::Data(_)) = &ended {
+        if matches!(&ended, Err(TrainError::Data(_))) && training.patches.is_some() {
             training.save()?;
         }
         let stopped = ended?.is_break();
@@ -95,7 +96,7 @@ impl<'a> Training<'a> {
     fn resume(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
         let expected = first_state(job, settings)?;
         let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
-        check_unchanged(job.directory, &expected, &checkpoint.state)?;
+        check_goes_on(job.directory, &expected, &checkpoint.state)?;
         let mut state = checkpoint.state;
         let before = state.settings.optimiser.kind;
         state.adopt(expected);
@@ -201,6 +202,7 @@ impl<'a> Training<'a> {
     }
 
     fn finish(self) -> Outcome {
+        let skipped = self.job.train.images.skipped().len();
         let provenance = Provenance {
             settings: self.state.settings,
             augment: self.state.augment,
@@ -208,7 +210,8 @@ impl<'a> Training<'a> {
             start_sha256: self.state.start_sha256,
             teacher_sha256: self.state.teacher_sha256,
             steps: self.state.step,
-            images: self.job.train.images.len() - self.job.train.images.skipped().len(),
+            images: self.job.train.images.len() - skipped,
+            skipped,
             seconds: self.state.seconds,
         };
         let weights = match &self.average {
@@ -241,10 +244,14 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
     if images != space {
         return Err(TrainError::Channels { images, space });
     }
+    let (len, batch_size) = (job.train.images.len(), settings.batch_size);
+    if len < batch_size {
+        return Err(DataError::TooFew { len, batch_size }.into());
+    }
     Ok(RunState {
         step: 0,
-        images: job.train.images.len(),
-        steps_per_epoch: (job.train.images.len() / settings.batch_size.max(1)).max(1) as u64,
+        images: len,
+        steps_per_epoch: (len / batch_size) as u64,
         seconds: 0.0,
         settings: settings.clone(),
         space: job.space.clone(),
@@ -257,45 +264,6 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
         history: Vec::new(),
         sha256: Default::default(),
     })
-}
-
-impl RunState {
-    /// Goes on with the settings and the augmentation of `told`, and remembers the own ones where they differ.
-    fn adopt(&mut self, told: Self) {
-        if (&self.settings, &self.augment) == (&told.settings, &told.augment) {
-            return;
-        }
-        let settings = std::mem::replace(&mut self.settings, told.settings);
-        let augment = std::mem::replace(&mut self.augment, told.augment);
-        self.history.push(Phase { until_step: self.step, settings, augment });
-    }
-}
-
-/// Whether a run can go on as `expected`: what the optimiser does and how images are changed may change on the way, but not
-/// what is trained, nor the order of the images.
-fn check_unchanged(path: &Path, expected: &RunState, saved: &RunState) -> Result<(), TrainError> {
-    let checks = [
-        ("seed", expected.settings.seed == saved.settings.seed),
-        ("held-out part (--hold-out)", expected.settings.held_out == saved.settings.held_out),
-        ("batch size", expected.settings.batch_size == saved.settings.batch_size),
-        ("search space", expected.space == saved.space),
-        ("preprocessing", expected.preprocessing == saved.preprocessing),
-        // Where a run started from need not be said again; older states do not say it, nor who the teacher is.
-        ("model to start from (--start)", may_be(&expected.start_sha256, &saved.start_sha256)),
-        ("teacher (--teacher)", expected.taught == saved.taught && may_be(&expected.teacher_sha256, &saved.teacher_sha256)),
-        ("list of classes", expected.classes == saved.classes),
-        // A state from before the count was kept says how many steps they make.
-        ("number of images", expected.images == saved.images || saved.images == 0 && expected.steps_per_epoch == saved.steps_per_epoch),
-    ];
-    match checks.iter().find(|(_, same)| !same) {
-        Some((what, _)) => Err(TrainError::Changed { path: path.to_owned(), what }),
-        None => Ok(()),
-    }
-}
-
-/// Whether two names may be of the same thing, as far as they are known.
-fn may_be(told: &Option<String>, saved: &Option<String>) -> bool {
-    told.is_none() || saved.is_none() || told == saved
 }
 
 /// Seeds dropout for one step: libtorch does not let its generator's state be saved.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Children;
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
 use crate::evaluate::{Difference, difference};
@@ -14,6 +15,8 @@ use crate::train::{Decay, Roster, Schedule, TrainSettings};
 pub(super) struct FineTuning {
     #[command(flatten)]
     training: Training,
+    #[command(flatten)]
+    children: Children,
     /// Constant learning rates for a batch of 256 images
     #[arg(long, num_args = 1.., value_name = "RATE", default_values_t = [0.01, 0.001, 0.0001])]
     rates: Vec<f64>,
@@ -24,6 +27,8 @@ pub(super) struct FineTuning {
 pub(super) struct FromScratch {
     #[command(flatten)]
     training: Training,
+    #[command(flatten)]
+    children: Children,
     /// From what the children learn; all three, if not given
     #[arg(long, value_enum, num_args = 1.., value_name = "TEACHER", default_values_t = [Lessons::Labels, Lessons::Model, Lessons::InPlace])]
     from: Vec<Lessons>,
@@ -75,7 +80,7 @@ type Method = (String, Box<dyn Fn(&Child) -> Option<Arm>>);
 
 impl FineTuning {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, "fine-tuning")?;
+        let workshop = Workshop::open(&self.training, &self.children, "fine-tuning")?;
         let method = |rate: f64| -> Method {
             let (space, base) = (workshop.lab.model.card.space.clone(), workshop.settings.clone());
             let arm = move |child: &Child| {
@@ -94,7 +99,7 @@ impl FineTuning {
 
 impl FromScratch {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, "from-scratch")?;
+        let workshop = Workshop::open(&self.training, &self.children, "from-scratch")?;
         let method = |name: &str, roster: fn(&Child) -> Roster, taught_by_model: bool| -> Method {
             let (space, base, title) = (workshop.lab.model.card.space.clone(), workshop.settings.clone(), name.to_owned());
             let arm = move |child: &Child| {

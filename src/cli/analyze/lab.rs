@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::Common;
+use super::{Children, Common};
 use crate::calibrate::{Batches, Calibrator, recalibrate};
 use crate::checkpoint::{BnStats, LayerStats, Model};
 use crate::cli::common::{find_child, open_images, tell_skipped};
@@ -38,17 +38,16 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    pub(super) fn open(common: &Common) -> anyhow::Result<Self> {
+    /// Opens the model and its data; calibration images are drawn under `seed`.
+    pub(super) fn open(common: &Common, children: &Children, seed: u64) -> anyhow::Result<Self> {
         let (model, opened) = (Model::open(&common.model)?, Instant::now());
         let train = open_images(&model.card, &common.data, Split::Train, common.max_corrupt)?;
         let images = open_images(&model.card, &common.data, Split::Test, common.max_corrupt)?;
         let test = Arc::new(Source { images, preprocessing: model.card.preprocessing.clone(), augment: Augment::NONE });
-        let extremes = ["smallest".to_owned(), "biggest".to_owned()];
-        let names = if common.child.is_empty() { &extremes[..] } else { &common.child };
-        let children = names.iter().map(|name| Ok((name.clone(), find_child(&model, name)?))).collect::<anyhow::Result<_>>()?;
+        let children = children.child.iter().map(|name| Ok((name.clone(), find_child(&model, name)?))).collect::<anyhow::Result<_>>()?;
         let (runtime, threads) = (common.runtime.load()?, common.runtime.threads());
         let batches = Batches::of(usize::from(common.calibration_batch));
-        Ok(Self { model, opened, children, train, test, runtime, threads, batches, seed: common.seed })
+        Ok(Self { model, opened, children, train, test, runtime, threads, batches, seed })
     }
 
     /// Says what could not be read.
@@ -63,7 +62,12 @@ impl Lab {
 
     /// The first `count` of a seeded draw of training images, changed as `augment` says: a smaller set is part of a larger one.
     pub(super) fn calibration(&self, count: usize, augment: &Augment) -> anyhow::Result<CalibrationSet> {
-        ensure!(count <= self.train.len(), "{count} calibration images are more than the {} training images", self.train.len());
+        let all = self.train.len();
+        ensure!(
+            count <= all,
+            "{count} calibration images are more than the {all} training images: ask for fewer, with --images, or with \
+             --calibration-images where children are trained"
+        );
         let mut patches: Vec<Patch> = Vec::with_capacity(count);
         for index in calibration_indices(self.train.len(), self.train.len(), self.seed) {
             if patches.len() == count {

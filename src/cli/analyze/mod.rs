@@ -59,12 +59,10 @@ struct Common {
     /// Image files that cannot be read and are skipped in each of the two parts, at most; each is named in the log
     #[arg(long, default_value_t = 0, value_name = "FILES")]
     max_corrupt: usize,
-    /// Children: `smallest`, `biggest`, ids of the family, JSON files of choices; the smallest and the biggest, if not given
-    #[arg(long, num_args = 1.., value_name = "CHILD")]
-    child: Vec<String>,
-    /// Seed under which calibration images are drawn from the training images
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of everything random: the draw of calibration images, and trainings where there are any; 0, or what --settings says, if not
+    /// given
+    #[arg(long)]
+    seed: Option<u64>,
     /// Images in a batch of the recalibration
     #[arg(long, default_value_t = 64, value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(2..=1024))]
     calibration_batch: u16,
@@ -73,6 +71,20 @@ struct Common {
     output: PathBuf,
     #[command(flatten)]
     runtime: RuntimeArgs,
+}
+
+/// Which children an analysis looks at.
+#[derive(Debug, clap::Args)]
+struct Children {
+    /// Children: `smallest`, `biggest`, ids of the family, JSON files of choices
+    #[arg(long, num_args = 1.., value_name = "CHILD", default_values_t = ["smallest".to_owned(), "biggest".to_owned()])]
+    child: Vec<String>,
+}
+
+#[cfg(feature = "train")]
+impl Children {
+    /// For analyses that train whole models, and look at both ends of each.
+    const NONE: Self = Self { child: Vec::new() };
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {

@@ -5,9 +5,9 @@
 
 use serde::Serialize;
 
-use super::Common;
 use super::lab::Lab;
 use super::report::Report;
+use super::{Children, Common};
 use crate::checkpoint::{BnStats, LayerStats};
 use crate::plot::{Chart, Mark, Series};
 use crate::space::Child;
@@ -17,6 +17,8 @@ use crate::space::Child;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    children: Children,
     /// Numbers of calibration images to try
     #[arg(long, num_args = 1.., value_name = "COUNT", default_values_t = [64, 128, 256, 512, 1024, 2048, 4096],
           value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
@@ -46,7 +48,8 @@ struct Numbers {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let lab = Lab::open(&args.common)?;
+    let seed = args.common.seed.unwrap_or(0);
+    let lab = Lab::open(&args.common, &args.children, seed)?;
     let mut counts = args.images.clone();
     counts.sort_unstable();
     counts.dedup();
@@ -73,7 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         y: "top-1 accuracy, %".to_owned(),
         series: rows.iter().map(series).collect(),
     };
-    let (test_images, seed, calibration_batch) = (lab.test_images(), args.common.seed, args.common.calibration_batch);
+    let (test_images, calibration_batch) = (lab.test_images(), args.common.calibration_batch);
     let what = format!(
         "Top-1 accuracy (%) of children of {} on {test_images} test images, by where their batch-norm statistics come from; training \
          images in batches of {calibration_batch}, seed {seed}.",

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::Common;
 use super::lab::Lab;
 use super::report::Report;
+use super::{Children, Common};
 use crate::plot::{Chart, Mark, Series};
 use crate::space::Child;
 
@@ -13,6 +13,8 @@ use crate::space::Child;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    children: Children,
     /// Calibration images of every child
     #[arg(long, default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     images: u32,
@@ -39,7 +41,8 @@ struct Numbers {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let lab = Lab::open(&args.common)?;
+    let seed = args.common.seed.unwrap_or(0);
+    let lab = Lab::open(&args.common, &args.children, seed)?;
     let space = &lab.model.card.space;
     let images = lab.calibration(args.images as usize, &lab.model.card.augment())?;
     let mut rows = Vec::new();
@@ -79,7 +82,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         y: "top-1 accuracy, %".to_owned(),
         series: lab.children.iter().map(|(name, _)| series(name)).chain([unseen]).collect(),
     };
-    let (test_images, calibration_images, seed) = (lab.test_images(), args.images, args.common.seed);
+    let (test_images, calibration_images) = (lab.test_images(), args.images);
     let what = format!(
         "Top-1 accuracy (%) of children of {} on {test_images} test images at every resolution of the space, each recalibrated on \
          {calibration_images} training images, seed {seed}.",

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Children;
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
 use crate::plot::{Chart, Mark, Series};
@@ -64,7 +65,7 @@ struct Numbers {
 
 impl Initialisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, "initialisation")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "initialisation")?;
         let (space, full) = (&workshop.lab.model.card.space, workshop.settings.schedule.rate_per_256);
         let naive = SearchSpace { shortcut: Shortcut::IdentityOnly, ..space.clone() };
         let mut arms = Vec::new();
@@ -83,7 +84,7 @@ impl Initialisation {
 
 impl ConstantEnding {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, "constant-ending")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "constant-ending")?;
         let with = |&floor: &f64| {
             let mut settings = workshop.settings.clone();
             settings.schedule.floor = floor;
@@ -96,7 +97,7 @@ impl ConstantEnding {
 
 impl Regularisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, "regularisation")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "regularisation")?;
         let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(|(name, regularise)| {
             let settings = TrainSettings { regularise, ..workshop.settings.clone() };
             arm(name, &workshop.lab.model.card.space, settings)

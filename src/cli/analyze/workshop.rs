@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{bail, ensure};
 use serde::Serialize;
 
-use super::Common;
 use super::lab::Lab;
+use super::{Children, Common};
 use crate::checkpoint::Weights;
 use crate::cli::common::open_images;
 use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::models::given;
-use crate::cli::train::{Compute, stop_flag};
+use crate::cli::train::{Compute, stop_flag, trained_on};
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
@@ -94,12 +94,12 @@ pub(super) struct Setup {
 }
 
 impl<'a> Workshop<'a> {
-    /// Opens the model and its data for the analysis `name`.
-    pub(super) fn open(args: &'a Training, name: &str) -> anyhow::Result<Self> {
-        let lab = Lab::open(&args.common)?;
-        let seed = args.common.seed;
+    /// Opens the model and its data for the analysis `name`, which looks at `children`.
+    pub(super) fn open(args: &'a Training, children: &Children, name: &str) -> anyhow::Result<Self> {
         let settings = args.settings.change(TrainSettings { epochs: 2, ..TrainSettings::default() })?;
+        let seed = args.common.seed.unwrap_or(settings.seed);
         let settings = TrainSettings { seed, ..settings };
+        let lab = Lab::open(&args.common, children, seed)?;
         let space = &lab.model.card.space;
         ensure!(
             args.settings.change_space(space.clone()) == *space,
@@ -110,10 +110,7 @@ impl<'a> Workshop<'a> {
         let preprocessing = &lab.model.card.preprocessing;
         let source = |split, augment| -> anyhow::Result<Source> {
             let images = open_images(&lab.model.card, &args.common.data, split, args.common.max_corrupt)?;
-            let images = match (split, settings.held_out) {
-                (Split::Train, held_out @ 1..) => images.without_held_out(held_out, settings.seed),
-                _ => images,
-            };
+            let images = if matches!(split, Split::Train) { trained_on(images, &settings)? } else { images };
             Ok(Source { images, preprocessing: preprocessing.clone(), augment })
         };
         // As the model was trained, where it says how.
@@ -214,9 +211,13 @@ impl<'a> Workshop<'a> {
     pub(super) fn describe(&self) -> String {
         let Setup { settings, training_images, test_images, calibration_images, .. } = self.setup();
         format!(
-            "{} epochs over {training_images} training images, batch {}, {:?}, seed {}; tested on {test_images} \
+            "{} epoch{} over {training_images} training images, batch {}, {:?}, seed {}; tested on {test_images} \
              images, recalibrated on {calibration_images} training images.",
-            settings.epochs, settings.batch_size, settings.optimiser.kind, settings.seed
+            settings.epochs,
+            if settings.epochs == 1 { "" } else { "s" },
+            settings.batch_size,
+            settings.optimiser.kind,
+            settings.seed
         )
     }
 }

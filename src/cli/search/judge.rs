@@ -108,7 +108,7 @@ impl Judge<'_> {
             // A budget that no child keeps is named elsewhere.
             if let Some(best) = select(space, classes, &front, &[*budget]).pop() {
                 let latency = latencies(budget, &best, again_ms.get(&best.child.id()));
-                println!("{}: child {}, {:.2} %{latency}", serde_json::to_string(budget)?, best.child.id(), 100.0 * best.score.accuracy);
+                println!("{}: child {}, {:.2} %{latency}", budget, best.child.id(), 100.0 * best.score.accuracy);
             }
         }
         statistics.retain(|stats| front.iter().any(|scored| scored.child.id() == stats.child()));

@@ -161,7 +161,7 @@ impl SearchArgs {
         };
         let front = select(&space, classes, &scored, &settings.budgets);
         for budget in unmet(&space, classes, &scored, &settings.budgets) {
-            println!("no child keeps the budget {}", serde_json::to_string(budget)?);
+            println!("no child that was evaluated keeps the budget {budget}: raise it, or evaluate more of them with --mutations");
         }
         ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
@@ -195,7 +195,7 @@ impl SearchArgs {
             }
             None => Grid::of(space),
         };
-        ensure!(!grid.children(space).is_empty(), "no child of the grid is in the search space: look at its resolutions");
+        grid.check(space)?;
         let budgets = if self.budget.is_empty() { spread_budgets(space, classes, usize::from(self.budgets)) } else { self.budget.clone() };
         Ok(SearchSettings { grid, budgets, mutations: usize::from(self.mutations), mutation_chance: MUTATION_CHANCE, seed: self.seed })
     }
@@ -206,9 +206,21 @@ impl SearchArgs {
             SelectOn::Test => Split::Test,
         };
         let images: ImageSet = open_images(&model.card, data, split, self.max_corrupt)?;
+        let training = |name| model.card.training.as_ref()?.get(name)?.as_u64();
         let told = |name| model.card.training.as_ref()?.get("settings")?.get(name)?.as_u64();
         let images = match (self.select_on, told("held_out"), told("seed")) {
-            (SelectOn::HeldOut, Some(count), Some(seed)) => images.held_out(count as usize, seed),
+            (SelectOn::HeldOut, Some(count), Some(seed)) => {
+                let trained = training("images").unwrap_or(0) + training("skipped").unwrap_or(0);
+                ensure!(
+                    images.len() as u64 == trained + count,
+                    "{} holds {} training images, and {} was trained on {trained} and left out {count}: which ones cannot be told from \
+                     another set; name the one that it was trained on",
+                    data.display(),
+                    images.len(),
+                    model.card.name
+                );
+                images.held_out(count as usize, seed)
+            }
             (SelectOn::HeldOut, ..) => bail!("{} was trained on all images: train with --hold-out, or select on others", model.card.name),
             _ => images,
         };

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use clap::ValueEnum;
 
 use super::read_json;
 use crate::space::{SearchSpace, Shortcut};
-use crate::train::{Decay, OptimiserKind, Regularise, TrainSettings};
+use crate::train::{Decay, OptimiserKind, Regularise, Schedule, TrainSettings};
 
 /// Flags that change single settings.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,7 +24,7 @@ pub(in crate::cli) struct SettingsFlags {
     /// Learning rate for a batch of 256 images; it is scaled to the batch
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Constant ending: the learning rate never falls below this fraction of its highest; with --schedule cosine or linear 0, if not given
+    /// Constant ending: the learning rate never falls below this fraction of its highest; 0.05 if not given, and 0 with --schedule cosine or linear
     #[arg(long)]
     floor: Option<f64>,
     /// How the learning rate decays
@@ -102,26 +103,32 @@ impl SettingsFlags {
         if skips { space } else { SearchSpace { shortcut: Shortcut::IdentityOnly, ..space } }
     }
 
+    /// Changes how the rate decays, and its floor: where nobody says one, another shape brings its own.
+    fn change_shape(&self, schedule: &mut Schedule) {
+        let told = self.schedule.map(|shape| match shape {
+            Shape::Exponential => Decay::Exponential,
+            Shape::Cosine => Decay::Cosine,
+            Shape::Linear => Decay::Linear,
+        });
+        if let Some(shape) = told.filter(|shape| *shape != schedule.shape) {
+            let default = Schedule::default();
+            schedule.floor = if shape == default.shape { default.floor } else { 0.0 };
+            schedule.shape = shape;
+        }
+        schedule.floor = self.floor.unwrap_or(schedule.floor);
+    }
+
     /// The settings of the file, else `base`, with what the flags change.
     pub(in crate::cli) fn change(&self, base: TrainSettings) -> anyhow::Result<TrainSettings> {
         let mut settings: TrainSettings = self.settings.as_deref().map(read_json).transpose()?.unwrap_or(base);
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch_size = self.batch_size.map_or(settings.batch_size, usize::from);
         settings.schedule.rate_per_256 = self.learning_rate.unwrap_or(settings.schedule.rate_per_256);
-        settings.schedule.floor = self.floor.unwrap_or(settings.schedule.floor);
         settings.label_epochs = self.label_epochs.unwrap_or(settings.label_epochs);
         settings.average = self.average.or(settings.average);
         settings.held_out = self.hold_out.unwrap_or(settings.held_out);
         settings.random_children = self.random_children.unwrap_or(settings.random_children);
-        match self.schedule {
-            Some(Shape::Exponential) => settings.schedule.shape = Decay::Exponential,
-            Some(Shape::Cosine) => settings.schedule.shape = Decay::Cosine,
-            Some(Shape::Linear) => settings.schedule.shape = Decay::Linear,
-            None => {}
-        }
-        if matches!(self.schedule, Some(Shape::Cosine | Shape::Linear)) && self.floor.is_none() {
-            settings.schedule.floor = 0.0;
-        }
+        self.change_shape(&mut settings.schedule);
         match self.optimiser {
             Some(Rule::Rmsprop) => settings.optimiser.kind = OptimiserKind::RmsProp,
             Some(Rule::Sgd) => settings.optimiser.kind = OptimiserKind::Sgd,
@@ -143,6 +150,8 @@ impl SettingsFlags {
                 Technique::Dropout => settings.dropout = false,
             }
         }
+        let both = self.floor.is_some_and(|floor| floor > 0.0) && self.without.contains(&Technique::ConstantEnding);
+        ensure!(!both, "--without constant-ending means --floor 0: leave one of the two out");
         settings.validate()?;
         Ok(settings)
     }
