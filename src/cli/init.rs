@@ -95,18 +95,25 @@ pub(super) fn read_space(text: &str) -> anyhow::Result<SearchSpace> {
 }
 
 /// To which length the shorter side is resized, and the side of the crop, in pixels: ImageNet's habit of a crop of seven
-/// eighths where the space is that large, else the middle training resolution.
-pub(super) fn default_crop(space: &SearchSpace) -> (Option<u32>, u32) {
+/// eighths where the space is that large, else the middle training resolution, of the whole image.
+pub(super) fn default_crop(space: &SearchSpace) -> (u32, u32) {
     let resolutions = &space.training_resolutions;
     let middle = resolutions[resolutions.len() / 2];
-    if middle >= 192 { (Some(256), 224) } else { (None, middle as u32) }
+    if middle >= 192 { (256, 224) } else { (middle as u32, middle as u32) }
 }
 
 /// Pixels centred at zero.
 fn plain_preprocessing(space: &SearchSpace) -> Preprocessing {
     let (resize, crop) = default_crop(space);
     let channels = space.input_channels;
-    Preprocessing { resize, filter: Filter::Bicubic, crop, mean: vec![0.5; channels], std: vec![0.25; channels], background: [0; 3] }
+    Preprocessing {
+        resize: Some(resize),
+        filter: Filter::Bicubic,
+        crop,
+        mean: vec![0.5; channels],
+        std: vec![0.25; channels],
+        background: [0; 3],
+    }
 }
 
 fn noise(preprocessing: &Preprocessing, count: usize, seed: u64) -> PatchSet {

@@ -28,20 +28,21 @@ pub(super) fn default_space(data: &Path) -> Result<&'static str> {
     Ok("fashion-mnist")
 }
 
-/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour. Small images are taken whole, as far as the space's
-/// resolutions reach: what is cut off is seen by no child.
+/// The statistics of Fashion-MNIST for grey images and of ImageNet for colour. Small images are taken whole, in the largest size that the
+/// space trains at and the first one has; and so is whatever a client sends later, a photograph included.
 pub(super) fn default_preprocessing(space: &SearchSpace, data: &Path) -> Result<Preprocessing> {
     let (mean, std) =
         if space.input_channels == 1 { (vec![0.286], vec![0.353]) } else { (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]) };
     let (resize, crop) = default_crop(space);
-    let mut preprocessing = Preprocessing { resize, filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
-    if resize.is_none() {
+    let mut preprocessing = Preprocessing { resize: Some(resize), filter: Filter::Bicubic, crop, mean, std, background: [0; 3] };
+    if resize == crop {
         let images = ImageSet::open(data, Split::Train, DataOptions { max_corrupt: LOOKED_AT, ..DataOptions::new(&preprocessing) })?;
         let mut readable = (0..images.len().min(LOOKED_AT)).filter_map(|index| images.pixels_or_skip(index).transpose());
         let first = readable.next().context("none of the first images can be read")??;
         let fits = |resolution: &&usize| **resolution <= first.width.min(first.height) as usize;
         let resolutions = &space.training_resolutions;
         preprocessing.crop = resolutions.iter().filter(fits).max().or(resolutions.iter().min()).map_or(crop, |&side| side as u32);
+        preprocessing.resize = Some(preprocessing.crop);
     }
     Ok(preprocessing)
 }
