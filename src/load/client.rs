@@ -114,6 +114,11 @@ impl Connection {
         Ok(Self { sender, authority: target.authority.clone() })
     }
 
+    /// Whether it can be used again: a server closes connections that nobody used for a while.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Asks for `path`, and gives the status of the answer and its text.
     async fn get(&mut self, path: &str) -> Result<(u16, String), ClientError> {
         let request = Request::builder().uri(path).header(HOST, &self.authority).body(Full::default());

@@ -202,7 +202,7 @@ async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, sta
     let (ask, image) = turn(number, load.asks.len(), load.images.len());
     let (ask, image) = (&load.asks[ask], load.images[image].clone());
     let reply = async {
-        let mut open = match connection.take() {
+        let mut open = match connection.take().filter(Connection::is_open) {
             Some(open) => open,
             None => Connection::open(&load.target).await?,
         };

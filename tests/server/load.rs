@@ -53,6 +53,21 @@ fn loads_of_every_kind_are_measured() {
     assert!(report["summary"]["refusal_p99_ms"].as_f64() > Some(0.0));
 }
 
+/// A server closes connections that nobody uses for a while; a slow load goes on with others, and no request fails for it.
+#[test]
+fn connections_that_were_closed_in_between_are_replaced() {
+    let (model, directory) = (TestModel::new(), tempfile::tempdir().unwrap());
+    std::fs::write(directory.path().join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
+    let server = Server::start(model.path(), &["--header-timeout-ms", "100"]);
+    server.wait_until_ready();
+    let slow = ["--arrivals", "poisson", "--rate", "4", "--windows", "4", "--connections", "4"];
+    let output = bench(&server.base, directory.path(), &slow);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();
+    let (requests, statuses) = (report["summary"]["requests"].as_u64().unwrap(), &report["summary"]["statuses"]);
+    assert!(requests > 4 && statuses["200"].as_u64() == Some(requests), "{requests} requests: {statuses}");
+}
+
 /// Answers every request on one connection after another with a JSON of its own; the first line of each request is sent on.
 fn foreign_server() -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
