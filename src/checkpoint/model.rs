@@ -57,6 +57,12 @@ impl Model {
         Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
     }
 
+    /// Whether `directory` holds a model, whole or damaged.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(MODEL).exists()
+    }
+
     /// The directory that the model was opened from or created in.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -51,9 +51,8 @@ pub(super) struct Replace {
 impl Replace {
     /// Refuses a directory that holds a model, unless it may be replaced.
     pub(super) fn check(&self, directory: &Path) -> anyhow::Result<()> {
-        let taken = directory.join("model.json").exists();
         ensure!(
-            self.replace || !taken,
+            self.replace || !Model::is_in(directory),
             "{} holds a model already: name another directory, or replace that model and its family with --replace",
             directory.display()
         );

@@ -62,7 +62,7 @@ fn the_server_the_evaluation_and_the_family_agree() {
     large_pictures_are_seen_whole(&server, &model);
 }
 
-/// A picture of many times the input's size says what the small one does, in its middle as well as at its edges.
+/// A picture of many times the input's size says what the small one does.
 fn large_pictures_are_seen_whole(server: &Server, model: &Model) {
     let same = |path: &Path| {
         let picture = image::open(path).unwrap();

@@ -156,3 +156,41 @@ impl SettingsFlags {
         Ok(settings)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: SettingsFlags,
+    }
+
+    /// The floor that `text` makes of a schedule of `shape` with a floor of 1 %.
+    fn floor(shape: Decay, text: &str) -> anyhow::Result<f64> {
+        let schedule = Schedule { shape, floor: 0.01, ..Schedule::default() };
+        let flags = Command::try_parse_from(std::iter::once("train").chain(text.split_whitespace()))?.flags;
+        Ok(flags.change(TrainSettings { schedule, ..TrainSettings::default() })?.schedule.floor)
+    }
+
+    #[test]
+    fn another_shape_brings_its_own_floor() {
+        let cases = [
+            (Decay::Exponential, "", 0.01),
+            (Decay::Exponential, "--schedule exponential", 0.01),
+            (Decay::Exponential, "--schedule cosine", 0.0),
+            (Decay::Exponential, "--schedule linear --floor 0.2", 0.2),
+            (Decay::Cosine, "--schedule exponential", 0.05),
+            (Decay::Cosine, "--schedule exponential --without constant-ending", 0.0),
+            (Decay::Cosine, "--floor 0 --without constant-ending", 0.0),
+        ];
+        for (shape, text, expected) in cases {
+            assert_eq!(floor(shape, text).unwrap(), expected, "{shape:?}, {text:?}");
+        }
+        let both = floor(Decay::Cosine, "--floor 0.1 --without constant-ending").unwrap_err().to_string();
+        assert!(both.contains("leave one of the two out"), "{both}");
+    }
+}
