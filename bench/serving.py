@@ -23,6 +23,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from load_server import stolen_s
 from serving_report import report
 from serving_servers import APPS, PYTHON_SERVERS, ROOT, classify, environment, running
 
@@ -153,9 +154,12 @@ def main():
     for number in range(args.rounds):
         for case in cases:
             for name in args.servers:
+                stolen = stolen_s()
                 result = measure(name, case, args)
+                stolen = result["stolen_core_s"] = round(stolen_s() - stolen, 1)
                 rounds.setdefault(case.name, {}).setdefault(name, []).append(result)
-                print(f"round {number + 1}, {case.name}, {name}: {result['throughput']:.1f}/s", file=sys.stderr, flush=True)
+                found = f"{result['throughput']:.1f}/s, other guests of the host took {stolen} core-seconds (steal)"
+                print(f"round {number + 1}, {case.name}, {name}: {found}", file=sys.stderr, flush=True)
     print(report(cases, rounds, args))
 
 

@@ -31,7 +31,7 @@ struct Bench {
 }
 
 fn main() {
-    bignas::allocator::keep_freed_memory();
+    bignas::process::keep_freed_memory();
     let bench = Bench::of("bignas");
     let mut criterion = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3)).configure_from_args();
     let children = [("smallest", bench.space.smallest()), ("printed", printed(&bench.space)), ("biggest", bench.space.biggest())];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const REQUESTS: usize = 2000;
 
 fn main() {
-    bignas::allocator::keep_freed_memory();
+    bignas::process::keep_freed_memory();
     let cache = tempfile::tempdir().expect("a temporary directory");
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fashion-mnist");
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60))).build().into();

@@ -20,7 +20,7 @@ use bignas::runtime::{Network, Runtime, default_library};
 const LIMITS: DecodeLimits = DecodeLimits { max_pixels: 32 << 20 };
 
 fn main() -> anyhow::Result<()> {
-    bignas::allocator::keep_freed_memory();
+    bignas::process::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, onnx, threads, warm_up_s, seconds, images @ ..] = &arguments[..] else {
         anyhow::bail!("usage: in_process MODEL CHILD.onnx THREADS WARM_UP_S SECONDS IMAGE...");

@@ -10,7 +10,7 @@
 // Not in Cargo.toml: tests may unwrap, and clippy does not take the helpers of an integration test for tests.
 #![warn(clippy::unwrap_used)]
 
-pub mod allocator;
+pub mod process;
 
 pub mod files;
 

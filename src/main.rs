@@ -11,7 +11,7 @@ use clap::Parser;
 const READER_GONE: i32 = 141;
 
 fn main() -> ExitCode {
-    bignas::allocator::keep_freed_memory();
+    bignas::process::keep_freed_memory();
     end_quietly_where_the_reader_has_gone();
     match bignas::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

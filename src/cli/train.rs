@@ -19,10 +19,11 @@ use self::flags::SettingsFlags;
 use self::models::{ModelFlags, Models, folders, given};
 use super::common::{Replace, draw_calibration, tell_skipped};
 use super::init::read_space;
-use crate::allocator::share_one_heap;
+
 use crate::checkpoint::{Draft, Model};
 use crate::data::{Augment, DataError, DataOptions, ImageSet, Source, Split};
 use crate::image::Preprocessing;
+use crate::process::suit_training;
 use crate::space::SearchSpace;
 use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, loader_threads, run as train};
 
@@ -102,7 +103,7 @@ impl Compute {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    share_one_heap();
+    suit_training();
     if !args.resume {
         args.replace.check(&args.model)?;
     }

@@ -50,7 +50,7 @@ pub enum BuildError {
         source: Arc<RuntimeError>,
     },
     /// Too many children wait to be built or loaded.
-    #[error("{waiting} children already wait to be built or loaded, the limit; try again in {retry_after_s} s")]
+    #[error("the queue of children to be built or loaded is full ({waiting}); try again in {retry_after_s} s")]
     Busy {
         /// How many wait.
         waiting: usize,

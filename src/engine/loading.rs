@@ -13,7 +13,7 @@ use super::loaded::{LoadedChild, bytes_in_sessions};
 use super::registry::Known;
 use super::types::{ClassifyError, Source};
 use super::{Engine, Inner};
-use crate::allocator::return_freed_memory;
+use crate::process::return_freed_memory;
 use crate::runtime::{Full, Profile, Workers};
 use crate::space::{Child, ChildId, Plan};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::runtime::Profile;
+use crate::runtime::{Device, Profile};
 use crate::space::ChildId;
 
 /// Weight of the newest run in the correction.
@@ -20,7 +20,10 @@ const HALF_LIFE_S: f64 = 10.0;
 
 /// Predicts one child's runs, and learns from them.
 #[derive(Debug)]
-pub(super) struct Pace(RwLock<Known>);
+pub(super) struct Pace {
+    device: Arc<Device>,
+    known: RwLock<Known>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -50,31 +53,31 @@ pub(super) fn faded(correction: f64, age: Duration) -> f64 {
 }
 
 impl Pace {
-    pub(super) fn new(profile: Profile) -> Self {
-        Self(RwLock::new(Known::new(profile)))
+    fn new(profile: Profile, device: &Arc<Device>) -> Self {
+        Self { device: Arc::clone(device), known: RwLock::new(Known::new(profile)) }
     }
 
     /// Takes a new measurement, and forgets the correction of the one before.
     pub(super) fn set(&self, profile: Profile) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known::new(profile);
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::new(profile);
     }
 
     /// Predicted time of a run of `images` that begins about `now`.
     pub(super) fn predict(&self, images: usize, now: Instant) -> Duration {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Duration::from_secs_f64(known.profile.predict_ms(images) * known.correction(now) / 1e3)
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        Duration::from_secs_f64(known.profile.predict_ms(images, &self.device) * known.correction(now) / 1e3)
     }
 
     /// Images that a run computes at once at most.
     pub(super) fn batch(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).profile.best_batch()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).profile.best_batch()
     }
 
     /// Learns what a run of `images` took that ends `now`. Returns what the profile alone says over what it took: predictions follow what runs take,
     /// so that they would hide a device that is no longer as it was measured.
     pub(super) fn learn(&self, images: usize, took: Duration, now: Instant) -> f64 {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let ratio = (took.as_secs_f64() * 1e3).max(1e-6) / known.profile.predict_ms(images).max(1e-6);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let ratio = (took.as_secs_f64() * 1e3).max(1e-6) / known.profile.predict_ms(images, &self.device).max(1e-6);
         let before = known.correction(now);
         known.correction = before + NEWEST * (ratio.clamp(LEAST, 1.0 / LEAST) - before);
         known.learned = now;
@@ -83,13 +86,21 @@ impl Pace {
 }
 
 /// The paces of all children that were ever loaded: what was learned outlives a child's place in memory.
-#[derive(Debug, Default)]
-pub(super) struct Paces(Mutex<HashMap<ChildId, Arc<Pace>>>);
+#[derive(Debug)]
+pub(super) struct Paces {
+    device: Arc<Device>,
+    paces: Mutex<HashMap<ChildId, Arc<Pace>>>,
+}
 
 impl Paces {
+    /// Of children that run on `device`.
+    pub(super) fn new(device: &Device) -> Self {
+        Self { device: Arc::new(device.clone()), paces: Mutex::default() }
+    }
+
     /// The pace of `child`, which begins as `profile` says.
     pub(super) fn of(&self, child: ChildId, profile: impl FnOnce() -> Profile) -> Arc<Pace> {
-        Arc::clone(self.lock().entry(child).or_insert_with(|| Arc::new(Pace::new(profile()))))
+        Arc::clone(self.lock().entry(child).or_insert_with(|| Arc::new(Pace::new(profile(), &self.device))))
     }
 
     /// As [`Pace::set`], of a child that was ever loaded.
@@ -105,7 +116,7 @@ impl Paces {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ChildId, Arc<Pace>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,7 +126,7 @@ mod tests {
 
     #[test]
     fn predictions_follow_what_runs_take_within_bounds() {
-        let (pace, now) = (Pace::new(Profile::of_one_image(10.0)), Instant::now());
+        let (pace, now) = (Pace::new(Profile::of_one_image(10.0), &Arc::default()), Instant::now());
         let learn = |images, ms| pace.learn(images, Duration::from_millis(ms), now);
         let seconds = || pace.predict(1, now).as_secs_f64();
         assert_eq!(pace.predict(3, now), Duration::from_millis(30));
@@ -140,7 +151,7 @@ mod tests {
     /// A slow spell ends by itself, also for children that no request dares to ask for meanwhile.
     #[test]
     fn what_was_learned_fades() {
-        let (pace, now) = (Pace::new(Profile::of_one_image(10.0)), Instant::now());
+        let (pace, now) = (Pace::new(Profile::of_one_image(10.0), &Arc::default()), Instant::now());
         for _ in 0..200 {
             pace.learn(1, Duration::from_millis(30), now);
         }
@@ -155,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_was_learned_is_kept_until_the_child_is_forgotten() {
-        let (paces, child, now) = (Paces::default(), "0123456789abcdef".parse().unwrap(), Instant::now());
+        let (paces, child, now) = (Paces::new(&Device::default()), "0123456789abcdef".parse().unwrap(), Instant::now());
         let profile = || Profile::of_one_image(10.0);
         paces.of(child, profile).learn(1, Duration::from_millis(20), now);
         assert!(paces.of(child, profile).predict(1, now) > Duration::from_millis(10));

@@ -93,7 +93,7 @@ impl Engine {
             registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
             loading: Loading::default(),
-            paces: Paces::default(),
+            paces: Paces::new(builder.runtime.device()),
             tables,
             pool: pool.map_err(StartError::Thread)?,
             builders: builders.map_err(StartError::Thread)?,

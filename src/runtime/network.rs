@@ -211,7 +211,7 @@ fn session(runtime: &Runtime, onnx: &[u8], threads: usize, plan_memory: bool) ->
         builder.with_execution_providers(runtime.device.providers(onnx))?.with_disable_cpu_fallback()?
     } else {
         // A session's own arena keeps what its largest run took, as much as the weights of a small child. With a plan, a run takes one
-        // block, and from the common allocator, which keeps it (`crate::allocator`), the next run of any child takes the same.
+        // block, and from the common allocator, which keeps it (`crate::process`), the next run of any child takes the same.
         builder.with_execution_providers([CPU::default().with_arena_allocator(!plan_memory).build()])?
     };
     builder.commit_from_memory(onnx)

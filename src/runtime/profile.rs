@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::measure_latency_ms;
 use super::stopwatch::Stopwatch;
-use super::{Network, RuntimeError};
+use super::{Device, Network, RuntimeError};
 
 /// Batch sizes that are tried, as long as a larger one still gains.
 const SIZES: [usize; 5] = [2, 4, 8, 16, 32];
@@ -78,12 +78,12 @@ impl Profile {
         self.best_batch
     }
 
-    /// Predicted time of `images` in batches of at most [`Self::best_batch`], in milliseconds.
+    /// Predicted time of `images` in batches of at most [`Self::best_batch`] on `device`, in milliseconds.
     #[must_use]
-    pub fn predict_ms(&self, images: usize) -> f64 {
+    pub fn predict_ms(&self, images: usize, device: &Device) -> f64 {
         let batch = self.best_batch;
         let (whole, rest) = (images / batch, images % batch);
-        let rest_ms = if rest > 0 || whole == 0 { self.batch_ms(rest) } else { 0.0 };
+        let rest_ms = if rest > 0 || whole == 0 { self.batch_ms(device.batch_size(rest)) } else { 0.0 };
         whole as f64 * self.batch_ms(batch) + rest_ms
     }
 
@@ -133,15 +133,28 @@ fn median_run_ms(network: &mut Network, size: usize) -> Result<f64, RuntimeError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Provider;
 
     #[test]
     fn times_lie_on_lines_between_measured_sizes() {
         let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5), (4, 2.0), (8, 4.0)]).unwrap();
         for (images, expected) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0), (6, 3.5), (7, 3.75), (8, 4.0), (16, 8.0), (101, 51.0)]
         {
-            assert!((profile.predict_ms(images) - expected).abs() < 1e-12, "{images}: {}", profile.predict_ms(images));
+            let predicted = profile.predict_ms(images, &Device::default());
+            assert!((predicted - expected).abs() < 1e-12, "{images}: {predicted}");
         }
-        assert!((Profile::of_one_image(3.0).predict_ms(5) - 15.0).abs() < 1e-12);
+        assert!((Profile::of_one_image(3.0).predict_ms(5, &Device::default()) - 15.0).abs() < 1e-12);
+    }
+
+    /// An accelerator computes whole buckets, whoever asked for less.
+    #[test]
+    fn an_accelerator_takes_as_long_as_its_next_batch_size() {
+        let profile = Profile::try_from(vec![(1, 1.0), (2, 1.5), (4, 2.0), (8, 3.0)]).unwrap();
+        let gpu = Device { provider: Provider::Cuda, ..Device::default() };
+        for (images, expected) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 2.0), (4, 2.0), (5, 3.0), (8, 3.0), (11, 5.0), (13, 6.0)] {
+            let predicted = profile.predict_ms(images, &gpu);
+            assert!((predicted - expected).abs() < 1e-12, "{images}: {predicted}");
+        }
     }
 
     #[test]

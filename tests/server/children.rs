@@ -134,7 +134,11 @@ fn a_full_build_queue_says_when_to_try_again() {
     assert!((1..family.len()).contains(&refused.len()), "one is built and one waits: {} of {} refused", refused.len(), family.len());
     for reply in refused {
         assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (429, "overloaded"));
-        assert!(reply.json()["detail"].as_str().unwrap().contains("1 children already wait to be built"), "{}", reply.text());
+        assert!(
+            reply.json()["detail"].as_str().unwrap().contains("the queue of children to be built or loaded is full (1)"),
+            "{}",
+            reply.text()
+        );
         let seconds: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
         assert!(seconds >= 1 && reply.json()["retry_after_s"] == seconds, "{}", reply.text());
     }

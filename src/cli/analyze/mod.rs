@@ -88,7 +88,7 @@ impl Children {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    crate::allocator::share_one_heap();
+    crate::process::suit_training();
     match args.analysis {
         Analysis::Recalibration(args) => recalibration::run(&args),
         Analysis::Resolutions(args) => resolutions::run(&args),
