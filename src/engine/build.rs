@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
-use thread_priority::ThreadPriority;
-use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
 
 use super::artefacts::Artefacts;
+use super::background::{is_crowded, step_back};
 use super::cores::keep_to_last;
 use super::store::{Receipt, Store};
 use super::types::Source;
@@ -218,17 +217,14 @@ impl Builder {
         on_processor && self.in_background.load(Ordering::Relaxed) > 0 && self.run_threads.load(Ordering::Relaxed) == 1
     }
 
-    /// Runs `work`, which computes on so many threads, on a thread that gets only the time that nobody else wants, and waits for it.
-    /// Threads that it starts are like it, and stay so.
-    ///
-    /// A thread that is merely nice will not do: to the system, a core with such a thread is taken, and it lets a network wait behind
-    /// another one rather than put it there.
+    /// Runs `work`, which computes on so many threads, on a thread that leaves running networks alone, and waits for it. Threads that
+    /// it starts are like it, and stay so.
     pub(super) fn in_background<T: Send>(&self, threads: usize, work: impl FnOnce() -> T + Send) -> T {
         self.in_background.fetch_add(1, Ordering::Relaxed);
         let outcome = std::thread::scope(|scope| {
             let patient = scope.spawn(|| {
-                step_back();
                 keep_to_last(threads);
+                step_back(is_crowded());
                 work()
             });
             patient.join()
@@ -240,15 +236,6 @@ impl Builder {
     /// Records the time of one stage.
     pub(super) fn record(&self, stage: &str, time: Duration) {
         self.metrics.build_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
-    }
-}
-
-/// Gives the thread that calls this only the time that nobody else wants.
-fn step_back() {
-    // Where the system does not let it step back, it works as everyone else does.
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-        tracing::debug!(?error, "building at full priority");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which cores threads run on while a child is built: each worker on one of its own, the builder on the last ones.
 //!
-//! A builder's threads want only time that nobody else wants (`in_background`), but the scheduler keeps to that within a core alone.
+//! A builder's threads want only time that nobody else wants (`background`), but the scheduler keeps to that within a core alone.
 //! To it, a core on which a builder runs is taken: two workers then share the other one, a tick or two at a time. Without a builder
 //! the scheduler spreads workers well enough, and better than this where other processes want cores too; so nobody is bound then.
 

@@ -4,6 +4,7 @@
 //! memory, each up to a limit, and runs them on worker threads behind a bounded queue. It knows nothing of HTTP.
 
 mod artefacts;
+mod background;
 mod build;
 mod classify;
 mod client;

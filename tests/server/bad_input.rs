@@ -68,7 +68,9 @@ fn images_that_are_none() {
 #[test]
 fn a_thousand_bad_bodies_leave_no_memory() {
     let model = TestModel::new();
-    let server = Server::start(model.path(), &["--warm-up", "false"]);
+    let server = Server::start(model.path(), &[]);
+    // A child that is loaded, then measured, takes memory too.
+    server.wait_until_ready();
     let picture = image::DynamicImage::from(image::RgbImage::from_fn(400, 300, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8])));
     let files = [image::ImageFormat::Jpeg, image::ImageFormat::Png].map(|format| super::harness::encode(&picture, format));
     let bad = |number: usize| {
