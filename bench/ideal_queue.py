@@ -4,7 +4,6 @@ What a server adds to it under the same arrivals, with the same service times, i
 """
 
 import heapq
-import random
 
 
 def quantile(values, share):
@@ -13,15 +12,13 @@ def quantile(values, share):
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
-def latencies(services, workers, rate, count, seed=0):
-    """Latencies of `count` Poisson arrivals at `rate` a second; service times are drawn from `services`, all in seconds."""
-    chance = random.Random(seed)
+def latencies(requests, workers):
+    """How long requests take that arrive as they do here, in order, each with its service time, all in seconds."""
     free = [0.0] * workers
     heapq.heapify(free)
-    now, found = 0.0, []
-    for _ in range(count):
-        now += chance.expovariate(rate)
-        end = max(now, heapq.heappop(free)) + chance.choice(services)
+    found = []
+    for arrival, service in requests:
+        end = max(arrival, heapq.heappop(free)) + service
         heapq.heappush(free, end)
-        found.append(end - now)
+        found.append(end - arrival)
     return found

@@ -1,6 +1,7 @@
 """A server under measurement, what asks it things, and what it makes of a load beside a disturbance."""
 
 import contextlib
+import csv
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import typing
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -120,6 +122,28 @@ def bench(args, server, ask, *flags, image=None):
     with open(out + ".json", encoding="utf-8") as file:
         found = json.load(file)
     return found.get("summary", found)
+
+
+class Request(typing.NamedTuple):
+    """An answered request: when it was due, how long it took, and its share of the time of its run; in seconds."""
+
+    due: float
+    latency: float
+    service: float
+
+
+def bench_requests(args, server, ask, *flags):
+    """What became of each request of `bignas bench`, in order; ends the run where one was not answered."""
+    bench(args, server, ask, *flags, "--requests")
+    with open(os.path.join(server.cache, "bench.csv"), encoding="ascii") as file:
+        rows = list(csv.DictReader(file))
+    if any(row["status"] != "200" for row in rows):
+        raise SystemExit(f"error: bignas bench: not all of {len(rows)} requests were answered")
+    found = []
+    for row in rows:
+        run_ms = float(row["decode_ms"]) + float(row["inference_ms"])
+        found.append(Request(*(ms / 1e3 for ms in (float(row["due_ms"]), float(row["latency_ms"]), run_ms / int(row["batch"])))))
+    return found
 
 
 def service_times(server, ask, image, clients, count):

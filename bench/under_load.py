@@ -19,10 +19,10 @@ from pathlib import Path
 
 from hostile_clients import bombs, stalled
 from ideal_queue import latencies, quantile
-from load_server import READY_S, Server, bench, beside, capacity, random_choices, request, service_times, stolen_s, table_one
+from load_server import READY_S, Server, bench, bench_requests, beside, capacity, random_choices, request, service_times, stolen_s, table_one
 
 HERE = Path(__file__).resolve().parent
-IDEAL_ARRIVALS = 200_000
+POISSON_LOADS = 3
 DEADLINE_MS = 500
 SOAK_LIMIT_BYTES = 6_000_000
 # Loads with one child and with a hundred, in turn.
@@ -51,24 +51,29 @@ class Report:
 
 
 def poisson(args, report):
-    """p99 at 70 % of capacity against an ideal queue with the same service times and workers.
+    """p99 at 70 % of capacity against an ideal queue of the same requests: the same arrivals, service times and workers.
 
+    Each request keeps its own service time, since a machine that is shared has slow seconds, and what arrives in them waits in an ideal
+    queue too. A server that slows its workers down would hide in them: beside the ratio stands how they compare with a closed loop's.
     Sending, reading and answering a request take time too, which an ideal server would take as well: it is added to the ideal's
-    latencies, without keeping its workers. Beside it stands what it would be if it kept them, since on these cores it does.
+    latencies, without keeping its workers.
     """
+    turns = {"ratios": [], "p99_ms": [], "ideal_p99_ms": [], "capacity": [], "service_over_closed": []}
     with table_one(args) as server:
         ask = f"child={server.cheapest()}"
-        most = capacity(args, server, ask)
-        services = service_times(server, ask, args.photo, args.cores, 400)
-        closed = bench(args, server, ask, "--arrivals", "closed", "--connections", args.cores, "--windows", 3)
-        around = max(0.0, closed["p50_ms"] / 1e3 - quantile(services, 0.5))
-        found = bench(args, server, ask, "--arrivals", "poisson", "--rate", 0.7 * most, "--connections", 256, "--windows", 6)
-    ideal_ms = (quantile(latencies(services, args.cores, 0.7 * most, IDEAL_ARRIVALS), 0.99) + around) * 1e3
-    kept = latencies([service + around for service in services], args.cores, 0.7 * most, IDEAL_ARRIVALS)
-    kept_ms = quantile(kept, 0.99) * 1e3
-    detail = {"p99_ms": found["p99_ms"], "ideal_p99_ms": round(ideal_ms, 3), "capacity": round(most, 1)}
-    detail["with workers kept by all of it"] = {"ideal_p99_ms": round(kept_ms, 3), "ratio": round(found["p99_ms"] / kept_ms, 3)}
-    report.add("poisson at 70 %: p99 over the ideal queue's", found["p99_ms"] / ideal_ms, "<= 1.25", found["p99_ms"] <= 1.25 * ideal_ms, **detail)
+        for seed in range(POISSON_LOADS):
+            most = capacity(args, server, ask)
+            closed = bench_requests(args, server, ask, "--connections", args.cores, "--windows", 3)
+            around = statistics.median(each.latency - each.service for each in closed)
+            open_loop = ("--arrivals", "poisson", "--rate", 0.7 * most, "--connections", 256, "--windows", 6, "--seed", seed)
+            found = bench_requests(args, server, ask, *open_loop)
+            p99 = quantile([each.latency for each in found], 0.99)
+            ideal = quantile(latencies([(each.due, each.service) for each in found], args.cores), 0.99) + around
+            slower = statistics.fmean(each.service for each in found) / statistics.fmean(each.service for each in closed)
+            for name, figure in zip(turns, (p99 / ideal, p99 * 1e3, ideal * 1e3, most, slower)):
+                turns[name].append(round(figure, 3))
+    ratio = statistics.median(turns["ratios"])
+    report.add("poisson at 70 %: p99 over the ideal queue's", ratio, "<= 1.25", ratio <= 1.25, **turns)
 
 
 def overload(args, report):

@@ -1,5 +1,6 @@
 //! `bignas bench`: load on a running server, and what it came to.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,9 @@ pub(super) struct Args {
     /// Write NAME.json, NAME.svg and NAME.png
     #[arg(short, long, value_name = "NAME")]
     output: Option<PathBuf>,
+    /// Write NAME.csv too: when each request was due, and what became of it
+    #[arg(long, requires = "output")]
+    requests: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -87,6 +91,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     print(&summary, &windows);
     if let Some(name) = &args.output {
         let report = Report { command: std::env::args().skip(1).collect(), stable: windows.stable(), windows, summary };
+        if args.requests {
+            write_requests(&name.with_extension("csv"), &outcomes)?;
+        }
         write(name, &report, &outcomes)?;
     }
     Ok(())
@@ -151,6 +158,25 @@ fn print(summary: &Summary, windows: &Windows) {
     let statuses: Vec<String> = summary.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
     println!("answers by status: {}", statuses.join(", "));
     summary.children.iter().for_each(|(child, count)| println!("  child {child}: {count}"));
+}
+
+/// A line for each request, as they were due; what the server's answers do not say stays empty.
+fn write_requests(file: &Path, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut outcomes: Vec<&Outcome> = outcomes.iter().collect();
+    outcomes.sort_by_key(|outcome| outcome.due);
+    let mut text = "due_ms,latency_ms,status,child,batch,queue_ms,decode_ms,inference_ms\n".to_owned();
+    for Outcome { due, latency, reply, .. } in outcomes {
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        let child = reply.as_ref().and_then(|reply| reply.child).map(|child| child.to_string()).unwrap_or_default();
+        let batch = reply.as_ref().and_then(|reply| reply.batch).map(|batch| batch.to_string()).unwrap_or_default();
+        let timing = reply.as_ref().and_then(|reply| reply.timing);
+        let timing = timing.map_or_else(|| ",,".to_owned(), |time| format!("{},{},{}", time.queue_ms, time.decode_ms, time.inference_ms));
+        let [due_ms, latency_ms] = [due, latency].map(|time| time.as_secs_f64() * 1e3);
+        writeln!(text, "{due_ms:.3},{latency_ms:.3},{status},{child},{batch},{timing}")?;
+    }
+    write_atomically(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("wrote {}", file.display());
+    Ok(())
 }
 
 /// The numbers, and the latencies by percentile where there are any.

@@ -5,13 +5,15 @@
 //! where the idea of choosing by the slack of the most urgent request comes from); in an idle server that is the best there is.
 //! Nothing here looks at a clock or starts a thread: time comes in as an argument, and so do predicted times.
 
+mod together;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::together::{Others, Together};
+
 /// Looks this far down the queue for requests to run along.
 const LOOK_AHEAD: usize = 64;
-/// A run together must save at least this share of the time that the runs would take apart.
-const WORTH_BATCHING: f64 = 0.05;
 
 /// By how much more than predicted the wait in the queue is taken to be at admission, and the run of the best child in an idle server:
 /// a request that is let in and then late has cost its client the time in which another server could have answered.
@@ -99,6 +101,13 @@ impl Busy {
         self.runs.iter().sum()
     }
 
+    /// The same with one more run.
+    fn beside(&self, run: Duration) -> Self {
+        let mut runs = self.runs.clone();
+        runs.push(run);
+        Self { runs, idle: self.idle }
+    }
+
     /// When one of `workers` is free for what comes after `before`, as work that all of them share.
     fn free_in(&self, workers: usize, before: Duration) -> Duration {
         let mut runs = self.runs.clone();
@@ -178,34 +187,35 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
     /// Takes out what must run next; none where nothing waits.
     pub(super) fn next(&mut self, now: Instant, busy: &Busy, costs: &impl Predict<C>) -> Option<Run<C, T>> {
         let (&first, head) = self.waiting.first_key_value()?;
-        let (child, images) = (self.pick(first, now, busy, costs)?, head.images);
-        let mut prepare = head.prepare;
-        let mut run = Run { predicted: prepare + costs.predict(&child, images), child, requests: Vec::new() };
+        let mut run = Together::of(self.pick(first, now, busy, costs)?, head, costs);
         let mut joined = vec![first];
-        let mut images = images;
         // Another worker with nothing to do answers sooner than a place in this run.
         if busy.idle == 0 {
-            let (mut end_by, mut passed) = (first.0, Duration::ZERO);
-            for (&key, request) in self.waiting.iter().skip(1).take(LOOK_AHEAD) {
-                if self.joins(&run.child, (images, prepare), end_by, key, request, now, busy, costs) {
-                    images += request.images;
-                    prepare += request.prepare;
-                    run.predicted = prepare + costs.predict(&run.child, images);
+            let (mut end_by, mut passed) = (first.0, (0, Duration::ZERO));
+            for (place, (&key, request)) in self.waiting.iter().enumerate().skip(1).take(LOOK_AHEAD) {
+                let in_time = |run: &Together<C>| now + run.predicted <= end_by.min(key.0);
+                let may_join = |(with, _): &(Together<C>, _)| in_time(with) && !self.has_better(key, &with.child, now, busy, costs);
+                if let Some(with) = run.with(request, costs).filter(may_join) {
+                    let others = Others { busy, workers: self.workers, passed, behind: self.waiting.len() - 1 - place };
+                    if !run.should_become(&with, &others) {
+                        break;
+                    }
+                    run = with.0;
                     joined.push(key);
                     continue;
                 }
                 // Whoever is passed over is more urgent than those who may join after: they must not make it late.
                 let own = least(request, costs);
-                let start_by = key.0.checked_sub(self.share(passed) + own);
+                let start_by = key.0.checked_sub(self.share(passed.1) + own);
                 if let Some(start_by) = start_by.filter(|&start_by| now + run.predicted <= start_by) {
                     end_by = end_by.min(start_by);
-                    passed += own;
+                    passed = (passed.0 + 1, passed.1 + own);
                 }
             }
         }
-        run.requests = joined.into_iter().filter_map(|key| self.waiting.remove(&key)).collect();
-        self.images -= images;
-        Some(run)
+        self.images -= run.images;
+        let requests = joined.into_iter().filter_map(|key| self.waiting.remove(&key)).collect();
+        Some(Run { child: run.child, requests, predicted: run.predicted })
     }
 
     /// The best child with which the request at `key`, and everyone behind it on the smallest, can be there with time to spare; else the
@@ -230,28 +240,12 @@ impl<C: Clone + PartialEq, T> Queue<C, T> {
         request.choices.iter().find(in_time).or(request.floor()).cloned()
     }
 
-    /// Whether a request runs along with `images` on `child`, which take `prepare` before the network can run: it allows the child, would
-    /// get no better one itself, it pays, and the run still ends by `end_by`. What is predicted may change from one call to the next.
-    #[expect(clippy::too_many_arguments, reason = "one condition with many sides, asked at one place")]
-    fn joins(
-        &self,
-        child: &C,
-        (images, prepare): (usize, Duration),
-        end_by: Instant,
-        key: (Instant, u64),
-        request: &Waiting<C, T>,
-        now: Instant,
-        busy: &Busy,
-        costs: &impl Predict<C>,
-    ) -> bool {
+    /// Whether the request at `key` would get a better child than `child` by itself.
+    fn has_better(&self, key: (Instant, u64), child: &C, now: Instant, busy: &Busy, costs: &impl Predict<C>) -> bool {
+        let Some(request) = self.waiting.get(&key) else { return false };
         let place = |child: &C| request.choices.iter().position(|other| other == child);
-        let Some(offered) = place(child) else { return false };
-        let better = || self.pick(key, now, busy, costs).and_then(|child| place(&child)).is_some_and(|own| own < offered);
-        let apart = costs.predict(child, images) + costs.predict(child, request.images);
-        let both = costs.predict(child, images + request.images);
-        let pays = both.as_secs_f64() <= apart.as_secs_f64() * (1.0 - WORTH_BATCHING);
-        let together = prepare + request.prepare + both;
-        pays && now + together <= end_by.min(key.0) && (offered == 0 || !better())
+        let Some(offered) = place(child).filter(|&offered| offered > 0) else { return false };
+        self.pick(key, now, busy, costs).and_then(|own| place(&own)).is_some_and(|own| own < offered)
     }
 
     /// Takes out everything.

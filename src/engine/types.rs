@@ -109,6 +109,8 @@ pub struct Answer {
     pub logits: Vec<Vec<f32>>,
     /// Where the child came from.
     pub source: Source,
+    /// Images of the run, those of other requests with them.
+    pub batch: usize,
     /// From acceptance until a worker took the request, without the time that getting the child took.
     pub queue: Duration,
     /// From when a worker took it until all images of the run were decoded and cropped.

@@ -51,12 +51,32 @@ pub struct Reply {
     pub accuracy: Option<f64>,
     /// Whether a better child would have answered an idle server's client.
     pub degraded: bool,
+    /// Images that were classified together, where it says so.
+    pub batch: Option<usize>,
+    /// What took its time, where it says so.
+    pub timing: Option<Timing>,
+}
+
+/// What an answer says of its own time, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Timing {
+    /// Waiting for a worker.
+    #[serde(rename = "queue")]
+    pub queue_ms: f64,
+    /// Reading the image.
+    #[serde(rename = "decode")]
+    pub decode_ms: f64,
+    /// Running the network.
+    #[serde(rename = "inference")]
+    pub inference_ms: f64,
 }
 
 #[derive(Deserialize)]
 struct Answer {
     child: Child,
     degraded_from: Option<ChildId>,
+    batch: Option<usize>,
+    timing_ms: Option<Timing>,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +171,9 @@ impl Connection {
             status,
             child: answer.as_ref().map(|answer| answer.child.id),
             accuracy: answer.as_ref().and_then(|answer| answer.child.accuracy),
-            degraded: answer.is_some_and(|answer| answer.degraded_from.is_some()),
+            degraded: answer.as_ref().is_some_and(|answer| answer.degraded_from.is_some()),
+            batch: answer.as_ref().and_then(|answer| answer.batch),
+            timing: answer.and_then(|answer| answer.timing_ms),
         })
     }
 }

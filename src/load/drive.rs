@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn answers_count_in_their_window_and_in_no_other() {
-        let reply = |status| Some(super::super::client::Reply { status, child: None, accuracy: None, degraded: false });
+        let reply =
+            |status| Some(super::super::client::Reply { status, child: None, accuracy: None, degraded: false, batch: None, timing: None });
         let outcome = |due_ms, status| {
             let (due, latency) = (Duration::from_millis(due_ms), Duration::from_millis(300));
             Outcome { due, latency, deadline: None, reply: reply(status) }

@@ -10,6 +10,6 @@ mod drive;
 mod summary;
 
 pub use arrivals::Arrivals;
-pub use client::{ClientError, Path, Target, get};
+pub use client::{ClientError, Path, Target, Timing, get};
 pub use drive::{Load, Mode, drive};
 pub use summary::{Outcome, Summary, Windows, summarise};

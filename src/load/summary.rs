@@ -134,7 +134,8 @@ mod tests {
     fn outcome(status: u16, ms: u64, degraded: bool) -> Outcome {
         let id: ChildId = "0123456789abcdef".parse().unwrap();
         let accuracy = (status == 200).then_some(if degraded { 0.8 } else { 0.9 });
-        let reply = (status > 0).then(|| Reply { status, child: (status == 200).then_some(id), accuracy, degraded });
+        let reply =
+            (status > 0).then(|| Reply { status, child: (status == 200).then_some(id), accuracy, degraded, batch: None, timing: None });
         Outcome { due: Duration::ZERO, latency: Duration::from_millis(ms), deadline: Some(Duration::from_millis(20)), reply }
     }
 

@@ -12,12 +12,12 @@ use super::{Device, Network, RuntimeError};
 const SIZES: [usize; 5] = [2, 4, 8, 16, 32];
 /// Share of the time an image by which a larger batch must be faster for the next larger one to be tried.
 const GAIN: f64 = 0.03;
-/// Measured runs of each size at most; their median is kept.
-const RUNS: usize = 9;
+/// Measured runs of each size; their median is kept.
+const RUNS: std::ops::RangeInclusive<usize> = 3..=9;
 /// The longest run that a stored profile may claim, in milliseconds: most of a day.
 const LONGEST_RUN_MS: f64 = 6e7;
-/// After this long, the measurement of one size makes do with the runs it has.
-const LONGEST: Duration = Duration::from_millis(150);
+/// After this long, the measurement of one size makes do with the runs it has, if there are enough.
+const LONGEST: Duration = Duration::from_millis(300);
 
 /// Median times of a network's runs by batch size, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,8 +37,8 @@ impl Profile {
     pub fn measure(network: &mut Network) -> Result<Self, RuntimeError> {
         let mut runs_ms = vec![(1, measure_latency_ms(network)?)];
         for size in SIZES {
-            let run_ms = median_run_ms(network, size)?;
             let (before, before_ms) = runs_ms[runs_ms.len() - 1];
+            let run_ms = before_ms * times_as_long(network, before, size)?;
             runs_ms.push((size, run_ms));
             if run_ms / size as f64 > (1.0 - GAIN) * before_ms / before as f64 {
                 break;
@@ -116,18 +116,26 @@ impl TryFrom<Vec<(usize, f64)>> for Profile {
     }
 }
 
-fn median_run_ms(network: &mut Network, size: usize) -> Result<f64, RuntimeError> {
-    let images = vec![0.0; size * network.input_shape().iter().product::<usize>()];
-    network.run(&images, size)?;
-    let begin = Instant::now();
-    let mut times_ms = Vec::with_capacity(RUNS);
-    while times_ms.len() < RUNS && (times_ms.is_empty() || begin.elapsed() < LONGEST) {
+/// How many times as long a run of `larger` images takes as one of `smaller`: the median over runs in turn, since a shared machine can be
+/// half as fast a second later, which would make any batch look good or bad.
+fn times_as_long(network: &mut Network, smaller: usize, larger: usize) -> Result<f64, RuntimeError> {
+    let images = vec![0.0; larger * network.input_shape().iter().product::<usize>()];
+    let images = [(smaller, &images[..images.len() / larger * smaller]), (larger, &images[..])];
+    let mut run_ms = |turn: usize| -> Result<f64, RuntimeError> {
+        let (size, images) = images[turn];
         let watch = Stopwatch::start(network.computes_on_caller());
-        network.run(&images, size)?;
-        times_ms.push(watch.elapsed_ms());
+        network.run(images, size)?;
+        Ok(watch.elapsed_ms())
+    };
+    // The first run of a size is not like those that follow.
+    run_ms(1)?;
+    let (begin, mut ratios) = (Instant::now(), Vec::with_capacity(*RUNS.end()));
+    while ratios.len() < *RUNS.start() || (ratios.len() < *RUNS.end() && begin.elapsed() < LONGEST) {
+        let smaller_ms = run_ms(0)?;
+        ratios.push(run_ms(1)? / smaller_ms.max(f64::MIN_POSITIVE));
     }
-    times_ms.sort_by(f64::total_cmp);
-    Ok(times_ms[times_ms.len() / 2])
+    ratios.sort_by(f64::total_cmp);
+    Ok(ratios[ratios.len() / 2])
 }
 
 #[cfg(test)]

@@ -194,6 +194,7 @@ fn describe(
         degraded_from: answer.degraded_from,
         budget: BudgetReport { asked, met },
         source: answer.source.into(),
+        batch: answer.batch,
         timing_ms,
     }
 }

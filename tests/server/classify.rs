@@ -49,6 +49,7 @@ fn the_answer_has_every_documented_field() {
     assert_eq!(answer["budget"]["asked"]["mflops"], 5.0);
     assert_eq!(answer["budget"]["met"], true);
     assert_eq!(answer["source"], "built");
+    assert_eq!(answer["batch"], 1);
     for phase in ["decode", "resolve", "queue", "inference", "total"] {
         assert!(answer["timing_ms"][phase].as_f64().unwrap() >= 0.0, "{phase}");
     }

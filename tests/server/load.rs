@@ -41,16 +41,32 @@ fn loads_of_every_kind_are_measured() {
     assert!((0.0..=2.0).contains(&answered), "but for what was in flight at the end, all answers count: {answered} do not");
 
     for arrivals in ["poisson", "gamma"] {
-        let open = measured(&["--arrivals", arrivals, "--rate", "40", "--windows", "2", "--deadline-ms", "10000"]);
+        let open = measured(&["--arrivals", arrivals, "--rate", "40", "--windows", "2", "--deadline-ms", "10000", "--requests"]);
         let requests = open["summary"]["requests"].as_u64().unwrap();
         assert!((20..200).contains(&requests), "about 80 in two seconds, not {requests}");
         assert_eq!((&open["summary"]["in_time"], &open["summary"]["refused"]), (&1.0.into(), &0.0.into()));
+        each_request_is_told(&std::fs::read_to_string(here.join("out.csv")).unwrap(), requests);
     }
     let hopeless = bench(&server.base, here, &["--windows", "1", "--ask", "deadline_ms=0.0001"]);
     assert!(hopeless.status.success());
     let report: Value = serde_json::from_slice(&std::fs::read(here.join("out.json")).unwrap()).unwrap();
     assert_eq!((&report["summary"]["refused"], &report["summary"]["throughput"]), (&1.0.into(), &0.0.into()));
     assert!(report["summary"]["refusal_p99_ms"].as_f64() > Some(0.0));
+}
+
+/// As the file of `--requests` tells it: in order, and no answer was there before its network had run.
+fn each_request_is_told(csv: &str, requests: u64) {
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("due_ms,latency_ms,status,child,batch,queue_ms,decode_ms,inference_ms"));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len() as u64, requests);
+    let ms = |row: &[&str], column: usize| row[column].parse::<f64>().unwrap();
+    assert!(rows.is_sorted_by_key(|row| ms(row, 0)));
+    for row in &rows {
+        assert_eq!((row.len(), row[2], row[3].len()), (8, "200", 16), "{row:?}");
+        assert!(row[4].parse::<usize>().unwrap() >= 1, "{row:?}");
+        assert!(ms(row, 1) > ms(row, 5) + ms(row, 6) + ms(row, 7) && ms(row, 7) > 0.0, "{row:?}");
+    }
 }
 
 /// A server closes connections that nobody uses for a while; a slow load goes on with others, and no request fails for it.

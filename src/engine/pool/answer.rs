@@ -24,7 +24,8 @@ impl Shared {
         }
         let decoded = Instant::now();
         let patches: Vec<&Patch> = requests.iter().flat_map(|request| &request.patches).collect();
-        self.resources.metrics.batch_size.observe(patches.len() as f64);
+        let batch = patches.len();
+        self.resources.metrics.batch_size.observe(batch as f64);
         let ran = catch_unwind(AssertUnwindSafe(|| self.run(&child, &requests, &patches))).unwrap_or_else(|_| {
             self.resources.metrics.panics.inc();
             Err(ClassifyError::WorkerLost)
@@ -35,7 +36,7 @@ impl Shared {
             self.missed(ended);
         }
         if let Ok((logits, took)) = &ran {
-            self.learn(&child, patches.len(), predicted, *took, logits.is_ok());
+            self.learn(&child, batch, predicted, *took, logits.is_ok());
         }
         let (logits, inference) = ran.unwrap_or_else(|error| (Err(error), Duration::ZERO));
         // Before anyone hears of it: whoever asks next must not find this worker busy.
@@ -49,6 +50,7 @@ impl Shared {
                     child: id,
                     degraded_from: (ask.best != id).then_some(ask.best),
                     source: child.source,
+                    batch,
                     queue: started - ask.accepted,
                     decode,
                     inference,

@@ -194,17 +194,19 @@ fn batches_are_made_where_they_pay_and_nobody_is_late() {
     for (payload, deadline_ms) in [('a', 2), ('b', 3), ('c', 4)] {
         tight.push(payload, &[1], deadline_ms).unwrap();
     }
-    assert_eq!(tight.next(0), Some((1, "abc".into())), "2 ms");
+    assert_eq!(tight.next(0), Some((1, "ab".into())), "c waits half a millisecond more, and they wait as much less, each");
+    assert_eq!(tight.next(0), Some((1, "c".into())));
     for (payload, deadline_ms) in [('a', 1), ('b', 3)] {
         tight.push(payload, &[1], deadline_ms).unwrap();
     }
     assert_eq!(tight.next(0), Some((1, "a".into())), "with b it would take 1.5 ms");
 }
 
-/// Six more on the head's child would take 4 ms, which the head has; a more urgent request of another child may not.
+/// Six more on the head's child would take 4 ms, which the head has; a more urgent request of another child may not. With nobody else,
+/// a fourth would make the others wait longer than it and those behind it gain.
 #[test]
 fn nobody_is_late_for_a_batch_of_others() {
-    let cases: [(&[u64], &str); 5] = [(&[], "hyyyyyy"), (&[1_000], "hyyyyyy"), (&[6], "hyy"), (&[5], "h"), (&[10, 11], "hyyyy")];
+    let cases: [(&[u64], &str); 5] = [(&[], "hyyy"), (&[1_000], "hyyyyyy"), (&[6], "hyy"), (&[5], "h"), (&[10, 11], "hyyyy")];
     for (passed_over, together) in cases {
         let mut bench = Bench::new(1, 1_000);
         passed_over.iter().for_each(|&deadline_ms| bench.push('x', &[4], deadline_ms).unwrap());
@@ -232,6 +234,21 @@ fn idle_workers_are_better_than_batches() {
     let run = bench.queue.next(bench.start, &Busy { idle: 1, ..Busy::default() }, &costs).unwrap();
     assert_eq!(run.requests.len(), 1);
     assert_eq!(bench.queue.images(), 1);
+}
+
+/// Two together take 1.5 ms, one and then another on the worker that is free first 1 ms each.
+#[test]
+fn a_batch_leaves_work_to_workers_that_are_free_soon() {
+    for (free_in_ms, behind, together) in [(0, 0, "a"), (0, 1, "a"), (0, 5, "ab"), (5, 0, "ab"), (5, 1, "ab"), (5, 5, "abb")] {
+        let mut bench = Bench::new(2, 1_000);
+        for payload in ['a', 'b'].into_iter().chain((0..behind).map(|_| 'b')) {
+            bench.push(payload, &[1], 1_000).unwrap();
+        }
+        let busy = Busy { runs: vec![ms(free_in_ms)], idle: 0 };
+        let run = bench.queue.next(bench.start, &busy, &costs).unwrap();
+        let payloads: String = run.requests.iter().map(|request| request.payload).collect();
+        assert_eq!(payloads, together, "the other worker is free in {free_in_ms} ms, {behind} more wait");
+    }
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub struct Classification {
     /// Where the child came from.
     #[schema(value_type = SourceName)]
     pub source: SourceName,
+    /// Images that were classified together, those of other requests with them: decoding and inference took their time for all of them.
+    #[schema(example = 1)]
+    pub batch: usize,
     /// Where the time went.
     pub timing_ms: Timing,
 }
