@@ -10,6 +10,10 @@ use super::{Busy, Predict, Waiting};
 /// A run together must save at least this share of the time that the runs would take apart: less can be what a measurement was off by.
 const WORTH_BATCHING: f64 = 0.05;
 
+/// What a run takes of the machine beyond its network, which predictions do not know: a worker wakes up for it, and others for its
+/// answers. `docs/performance.md` has what came of other values.
+const AROUND_A_RUN: Duration = Duration::from_micros(100);
+
 /// A run that is being put together.
 #[derive(Debug)]
 pub(super) struct Together<C> {
@@ -50,7 +54,7 @@ impl<C: Clone + PartialEq> Together<C> {
         let apart = costs.predict(&self.child, self.images) + costs.predict(&self.child, request.images);
         let (images, prepare) = (self.images + request.images, self.prepare + request.prepare);
         let both = costs.predict(&self.child, images);
-        let saved = apart.saturating_sub(both);
+        let saved = (apart + AROUND_A_RUN).saturating_sub(both);
         let pays = saved.as_secs_f64() >= apart.as_secs_f64() * WORTH_BATCHING;
         let joined = || Self { child: self.child.clone(), images, predicted: prepare + both, requests: self.requests + 1, prepare };
         pays.then(|| (joined(), saved))
