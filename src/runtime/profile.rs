@@ -12,11 +12,11 @@ use super::{Device, Network, RuntimeError};
 const SIZES: [usize; 5] = [2, 4, 8, 16, 32];
 /// Share of the time an image by which a larger batch must be faster for the next larger one to be tried.
 const GAIN: f64 = 0.03;
-/// Measured runs of each size; their median is kept.
+/// Measured pairs of runs of a size and the one before; the median of their ratios is kept.
 const RUNS: std::ops::RangeInclusive<usize> = 3..=9;
 /// The longest run that a stored profile may claim, in milliseconds: most of a day.
 const LONGEST_RUN_MS: f64 = 6e7;
-/// After this long, the measurement of one size makes do with the runs it has, if there are enough.
+/// After this long, the measurement of one size makes do with the pairs it has, if there are enough.
 const LONGEST: Duration = Duration::from_millis(300);
 
 /// Median times of a network's runs by batch size, in milliseconds.
