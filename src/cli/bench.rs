@@ -16,7 +16,7 @@ use crate::plot::{Chart, Mark, Series};
 /// Arguments of `bignas bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Address of the server
+    /// Address of the server, `http://` or `https://`, and what its routes begin with
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     url: String,
     /// Route that images are posted to as they are; with another than `/classify`, any server can be measured

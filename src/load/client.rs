@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: one connection, one request at a time, nothing shared.
+//! A small HTTP/1.1 client: one connection, by itself or over TLS, one request at a time, nothing shared.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -8,31 +8,27 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::target::{Path, Target, Tls};
 use crate::space::ChildId;
-
-/// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Host and port.
-    authority: String,
-}
-
-/// Where on a server images are posted to, such as `/classify`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Path(String);
 
 /// A server that cannot be reached, or that does not speak HTTP.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// An address that is none.
-    #[error("{0:?} is not the address of a server, such as http://127.0.0.1:8080")]
-    Address(String),
-    /// A path that is none.
-    #[error("{0:?} is not the path of a route, such as /classify")]
-    Path(String),
-    /// No connection.
+    /// Times of requests that no process has.
+    #[error("no requests come at {rate} a second with a CV² of {cv2}: both must be above 0")]
+    Arrivals {
+        /// Requests a second.
+        rate: f64,
+        /// Squared coefficient of variation of the times between them.
+        cv2: f64,
+    },
+    /// What cannot be asked for.
+    #[error("{0:?} cannot be sent as a request")]
+    Request(String, #[source] hyper::http::Error),
+    /// No connection, or a certificate that is not to be trusted.
     #[error("cannot connect to {0}")]
     Connect(String, #[source] std::io::Error),
     /// The connection broke.
@@ -85,30 +81,6 @@ struct Child {
     accuracy: Option<f64>,
 }
 
-impl std::str::FromStr for Target {
-    type Err = ClientError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = || ClientError::Address(text.to_owned());
-        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
-        let plain = !host.is_empty() && !authority.contains(['/', '?', '#', '@']) && !authority.contains("://");
-        if !plain || port.parse::<u16>().is_err() {
-            return Err(refused());
-        }
-        Ok(Self { authority: format!("{host}:{port}") })
-    }
-}
-
-impl std::str::FromStr for Path {
-    type Err = ClientError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#']);
-        if plain { Ok(Self(text.to_owned())) } else { Err(ClientError::Path(text.to_owned())) }
-    }
-}
-
 /// Asks a server for `path` once, and gives the status of the answer and its text.
 ///
 /// # Errors
@@ -121,6 +93,7 @@ pub async fn get(target: &Target, path: &str) -> Result<(u16, String), ClientErr
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
+    prefix: String,
 }
 
 impl Connection {
@@ -128,10 +101,18 @@ impl Connection {
         let failed = |error| ClientError::Connect(target.authority.clone(), error);
         let stream = TcpStream::connect(&target.authority).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
+        let sender = match &target.tls {
+            None => Self::over(stream).await?,
+            Some(Tls { connector, name }) => Self::over(connector.connect(name.clone(), stream).await.map_err(failed)?).await?,
+        };
+        Ok(Self { sender, authority: target.authority.clone(), prefix: target.prefix.clone() })
+    }
+
+    async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with the connection; whoever sends learns of a failure.
         tokio::spawn(connection);
-        Ok(Self { sender, authority: target.authority.clone() })
+        Ok(sender)
     }
 
     /// Whether it can be used again: a server closes connections that nobody used for a while.
@@ -141,8 +122,9 @@ impl Connection {
 
     /// Asks for `path`, and gives the status of the answer and its text.
     async fn get(&mut self, path: &str) -> Result<(u16, String), ClientError> {
-        let request = Request::builder().uri(path).header(HOST, &self.authority).body(Full::default());
-        let request = request.map_err(|_| ClientError::Path(path.to_owned()))?;
+        let uri = format!("{}{path}", self.prefix);
+        let request = Request::builder().uri(&uri).header(HOST, &self.authority).body(Full::default());
+        let request = request.map_err(|error| ClientError::Request(uri, error))?;
         let response = self.sender.send_request(request).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
@@ -154,14 +136,14 @@ impl Connection {
     /// Another server's answer is as good as one of ours; it only says nothing of children.
     pub(super) async fn post(&mut self, path: &Path, query: &str, image: Bytes) -> Result<Reply, ClientError> {
         let Path(path) = path;
-        let uri = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+        let uri = format!("{}{path}{}{query}", self.prefix, if query.is_empty() { "" } else { "?" });
         let request = Request::builder()
             .method(Method::POST)
-            .uri(uri)
+            .uri(&uri)
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(Full::new(image));
-        let request = request.map_err(|_| ClientError::Address(query.to_owned()))?;
+        let request = request.map_err(|error| ClientError::Request(uri, error))?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -175,33 +157,5 @@ impl Connection {
             batch: answer.as_ref().and_then(|answer| answer.batch),
             timing: answer.and_then(|answer| answer.timing_ms),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_understood_or_refused() {
-        for (text, authority) in [
-            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
-            ("http://127.0.0.1:8080/", "127.0.0.1:8080"),
-            ("localhost:80", "localhost:80"),
-            ("http://host", "host:80"),
-            ("http://[::1]:9", "[::1]:9"),
-        ] {
-            assert_eq!(text.parse::<Target>().unwrap().authority, authority, "{text}");
-        }
-        for text in ["", "http://", "https://host", "http://host:port", "http://host:1/classify", "http://user@host:1"] {
-            assert!(text.parse::<Target>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn paths_are_understood_or_refused() {
-        for (text, is_path) in [("/", true), ("/v2/classify", true), ("", false), ("classify", false), ("/a?b", false), ("/a b", false)] {
-            assert_eq!(text.parse::<Path>().is_ok(), is_path, "{text}");
-        }
     }
 }

@@ -9,8 +9,9 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::arrivals::Arrivals;
-use super::client::{ClientError, Connection, Path, Target};
+use super::client::{ClientError, Connection};
 use super::summary::{Outcome, Windows};
+use super::target::{Path, Target};
 
 /// How long a closed loop waits before it tries to connect again.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -78,7 +79,7 @@ pub async fn drive(
     match load.mode {
         Mode::Closed { connections } => Ok(closed(load, connections, window, most, enough).await),
         Mode::Open { rate, cv2, connections } => {
-            let arrivals = Arrivals::new(rate, cv2, load.seed).ok_or_else(|| ClientError::Address(format!("rate {rate}, CV² {cv2}")))?;
+            let arrivals = Arrivals::new(rate, cv2, load.seed).ok_or(ClientError::Arrivals { rate, cv2 })?;
             let outcomes = open(load, arrivals, connections, window * most).await;
             let windows = (0..most).map(|index| in_window(&outcomes, window, index, |outcome| outcome.due)).collect();
             Ok((outcomes, Windows(windows)))

@@ -8,8 +8,10 @@ mod arrivals;
 mod client;
 mod drive;
 mod summary;
+mod target;
 
 pub use arrivals::Arrivals;
-pub use client::{ClientError, Path, Target, Timing, get};
+pub use client::{ClientError, Timing, get};
 pub use drive::{Load, Mode, drive};
 pub use summary::{Outcome, Summary, Windows, summarise};
+pub use target::{Path, Target, TargetError};

@@ -7,6 +7,12 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
+use tokio::net::{TcpListener as AsyncListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use crate::common::TestModel;
 use crate::harness::{Server, png};
 
@@ -66,6 +72,71 @@ fn each_request_is_told(csv: &str, requests: u64) {
         assert_eq!((row.len(), row[2], row[3].len()), (8, "200", 16), "{row:?}");
         assert!(row[4].parse::<usize>().unwrap() >= 1, "{row:?}");
         assert!(ms(row, 1) > ms(row, 5) + ms(row, 6) + ms(row, 7) && ms(row, 7) > 0.0, "{row:?}");
+    }
+}
+
+/// As behind a proxy: with a certificate that this machine trusts, and not without.
+#[test]
+fn a_server_behind_tls_is_measured_where_its_certificate_is_trusted() {
+    let (model, directory) = (TestModel::new(), tempfile::tempdir().unwrap());
+    std::fs::write(directory.path().join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
+    let server = Server::start(model.path(), &[]);
+    server.wait_until_ready();
+    let url = format!("https://localhost:{}", speak_tls_for(&server));
+    let run = |trusted: Option<&str>| {
+        let fixed = ["bench", "--url", &url, "--image", "image.png", "--warm-up-s", "0", "--window-s", "1", "--windows", "1", "-o", "out"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bignas"));
+        command.current_dir(directory.path()).args(fixed).env_remove("SSL_CERT_FILE").envs(trusted.map(|file| ("SSL_CERT_FILE", file)));
+        command.output().unwrap()
+    };
+    let trusted = run(Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/authority.pem")));
+    assert!(trusted.status.success(), "{}", String::from_utf8_lossy(&trusted.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();
+    assert_eq!(report["summary"]["statuses"].as_object().unwrap().keys().collect::<Vec<_>>(), ["200"]);
+    let distrusted = run(None);
+    let said = String::from_utf8_lossy(&distrusted.stderr);
+    assert!(!distrusted.status.success() && said.contains("certificate"), "{said}");
+}
+
+/// Passes on what comes over TLS to `server`, from a port of its own, until the test ends.
+fn speak_tls_for(server: &Server) -> u16 {
+    let file = |name| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name);
+    let certificate = CertificateDer::from_pem_file(file("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("server.key")).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let (acceptor, to) = (TlsAcceptor::from(std::sync::Arc::new(config)), server.base.trim_start_matches("http://").to_owned());
+    let (sender, port) = mpsc::channel();
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let listener = AsyncListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap().port()).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, to) = (acceptor.clone(), to.clone());
+                tokio::spawn(async move {
+                    // A client that refuses the certificate ends its connection here.
+                    let Ok(mut client) = acceptor.accept(stream).await else { return };
+                    let mut server = TcpStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+    });
+    port.recv().unwrap()
+}
+
+/// What a path begins with goes before each route.
+#[test]
+fn routes_may_lie_below_a_path() {
+    let (model, directory) = (TestModel::new(), tempfile::tempdir().unwrap());
+    std::fs::write(directory.path().join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
+    let server = Server::start(model.path(), &[]);
+    server.wait_until_ready();
+    for (below, path, status) in [("/children", "/0123456789abcdef", "405"), ("/elsewhere/", "/classify", "404"), ("", "/classify", "200")]
+    {
+        let output = bench(&format!("{}{below}", server.base), directory.path(), &["--windows", "1", "--path", path]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();
+        assert_eq!(report["summary"]["statuses"].as_object().unwrap().keys().collect::<Vec<_>>(), [status], "{below}{path}");
     }
 }
 
