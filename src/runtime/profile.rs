@@ -36,9 +36,16 @@ impl Profile {
     /// [`RuntimeError`] where the network does not run.
     pub fn measure(network: &mut Network) -> Result<Self, RuntimeError> {
         let mut runs_ms = vec![(1, measure_latency_ms(network)?)];
+        let image_values = network.input_shape().iter().product::<usize>();
+        let images = vec![0.0; SIZES[SIZES.len() - 1] * image_values];
+        let mut time_ms = |size: usize| {
+            let watch = Stopwatch::start(network.computes_on_caller());
+            network.run(&images[..size * image_values], size)?;
+            Ok(watch.elapsed_ms())
+        };
         for size in SIZES {
             let (before, before_ms) = runs_ms[runs_ms.len() - 1];
-            let run_ms = before_ms * times_as_long(network, before, size)?;
+            let run_ms = before_ms * times_as_long(&mut time_ms, before, size)?;
             runs_ms.push((size, run_ms));
             if run_ms / size as f64 > (1.0 - GAIN) * before_ms / before as f64 {
                 break;
@@ -118,21 +125,13 @@ impl TryFrom<Vec<(usize, f64)>> for Profile {
 
 /// How many times as long a run of `larger` images takes as one of `smaller`: the median over runs in turn, since a shared machine can be
 /// half as fast a second later, which would make any batch look good or bad.
-fn times_as_long(network: &mut Network, smaller: usize, larger: usize) -> Result<f64, RuntimeError> {
-    let images = vec![0.0; larger * network.input_shape().iter().product::<usize>()];
-    let images = [(smaller, &images[..images.len() / larger * smaller]), (larger, &images[..])];
-    let mut run_ms = |turn: usize| -> Result<f64, RuntimeError> {
-        let (size, images) = images[turn];
-        let watch = Stopwatch::start(network.computes_on_caller());
-        network.run(images, size)?;
-        Ok(watch.elapsed_ms())
-    };
+fn times_as_long(mut run_ms: impl FnMut(usize) -> Result<f64, RuntimeError>, smaller: usize, larger: usize) -> Result<f64, RuntimeError> {
     // The first run of a size is not like those that follow.
-    run_ms(1)?;
+    run_ms(larger)?;
     let (begin, mut ratios) = (Instant::now(), Vec::with_capacity(*RUNS.end()));
     while ratios.len() < *RUNS.start() || (ratios.len() < *RUNS.end() && begin.elapsed() < LONGEST) {
-        let smaller_ms = run_ms(0)?;
-        ratios.push(run_ms(1)? / smaller_ms.max(f64::MIN_POSITIVE));
+        let smaller_ms = run_ms(smaller)?;
+        ratios.push(run_ms(larger)? / smaller_ms.max(f64::MIN_POSITIVE));
     }
     ratios.sort_by(f64::total_cmp);
     Ok(ratios[ratios.len() / 2])
@@ -176,6 +175,22 @@ mod tests {
         ];
         for (runs_ms, batch) in cases {
             assert_eq!(Profile::try_from(runs_ms.to_vec()).unwrap().best_batch(), batch, "{runs_ms:?}");
+        }
+    }
+
+    /// A machine that slows down for good while sizes are compared must not make the larger one look bad, nor one that stalls for a run.
+    #[test]
+    fn a_changing_machine_changes_no_ratio() {
+        let steady: fn(usize) -> f64 = |_| 1.0;
+        for pace in
+            [steady, |run| if run < 9 { 1.0 } else { 2.0 }, |run| if run < 12 { 3.0 } else { 1.0 }, |run| if run == 8 { 50.0 } else { 1.0 }]
+        {
+            let mut runs = 0;
+            let run_ms = |size: usize| {
+                runs += 1;
+                Ok(1.5 * size as f64 * pace(runs))
+            };
+            assert_eq!(times_as_long(run_ms, 4, 8).unwrap(), 2.0);
         }
     }
 
