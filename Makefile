@@ -50,8 +50,8 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-gpu: ## Check what needs a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA and TensorRT)
-	@test -n "$$ORT_DYLIB_PATH" || { echo "error: set ORT_DYLIB_PATH to the libonnxruntime.so of an ONNX Runtime for GPUs" >&2; exit 1; }
+test-gpu: ## Check what needs a GPU, with CUDA and TensorRT where the loader finds them (ORT_DYLIB_PATH: another ONNX Runtime)
+	@if [ -z "$$ORT_DYLIB_PATH" ]; then gpu=$$($(fetch) onnxruntime-gpu) || exit 1; export ORT_DYLIB_PATH="$$gpu/libonnxruntime.so"; fi; \
 	cargo test --locked --test gpu -- --include-ignored --test-threads 1
 
 test-all: test test-kubernetes test-browser test-artefact-store fuzz test-image ## The same, then the tests that take long (one needs Debian's package prometheus)

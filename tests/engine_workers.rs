@@ -29,6 +29,44 @@ async fn an_injected_panic_costs_only_its_own_run() {
     assert_eq!(engine.metrics().panics.get(), lost);
 }
 
+/// What runs at the same time on the other worker is none the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_leaves_the_run_beside_it_alone() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(first);
+    // As far as anybody knows, running together saves nothing, so that each run is one request's.
+    common::claim_latencies(cache.path(), |_| 20.0);
+    let engine = engine(&model, cache.path(), &["--inject-panic-every-ms", "20"]);
+    let id = *ids(&engine).last().unwrap();
+    engine.classify(id, vec![patch(0)]).await.ok();
+    let (before, end) = (engine.metrics().panics.get(), Instant::now() + Duration::from_secs(2));
+    let clients = (0..4).map(|_| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let (mut answered, mut lost) = (0, 0);
+            while Instant::now() < end {
+                match engine.classify(id, vec![patch(1)]).await {
+                    Ok(answer) => answered += answer.batch,
+                    Err(ClassifyError::WorkerLost) => lost += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (answered, lost)
+        })
+    });
+    let (mut answered, mut lost) = (0, 0);
+    for client in clients.collect::<Vec<_>>() {
+        let (more, others) = client.await.unwrap();
+        (answered, lost) = (answered + more, lost + others);
+    }
+    assert!(answered > 100 && lost > 10, "{answered} answered, {lost} lost");
+    assert_eq!(engine.metrics().panics.get() - before, lost);
+}
+
 #[tokio::test]
 async fn files_are_decoded_by_the_engine_and_named_where_they_cannot_be() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
@@ -46,6 +84,25 @@ async fn files_are_decoded_by_the_engine_and_named_where_they_cannot_be() {
         let error = engine.classify(id, vec![file.clone(), broken]).await.unwrap_err();
         assert!(error.to_string().starts_with("image 2: "), "{error}");
     }
+}
+
+/// As a container sees it that may use one core of several.
+#[tokio::test]
+async fn a_process_of_one_core_has_one_worker_with_one_thread() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap());
+    // Of this thread, and of those that it starts.
+    sched_setaffinity(None, &one).unwrap();
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let options = Flags::parse_from(["test", "--cache-dir", cache.path().to_str().unwrap(), "--warm-up", "true"]).options;
+    let engine = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap();
+    while !engine.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let device = engine.device();
+    assert_eq!((device.workers, device.threads_per_run), (1, 1));
 }
 
 /// On two threads a run, and again on one: the same answers, and what was measured for either is kept.

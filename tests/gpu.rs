@@ -1,15 +1,18 @@
-//! What an accelerator answers is what the processor answers. `make test-gpu` runs this on a machine that has one: `ORT_DYLIB_PATH`
-//! names an ONNX Runtime with the CUDA and TensorRT providers, whose libraries are where the loader finds them.
+//! What an accelerator answers is what the processor answers, what it compiled is kept, and one that is missing is an error. `make
+//! test-gpu` runs this on a machine that has one: `ORT_DYLIB_PATH` names an ONNX Runtime with the CUDA and TensorRT providers, whose
+//! libraries are where the loader finds them.
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bignas::engine::{Engine, EngineOptions};
 use bignas::image::Patch;
 use bignas::metrics::Metrics;
 use clap::Parser;
-use common::{TestModel, noise, runtime};
+use common::{TestModel, noise, patch, runtime};
 
 #[derive(Parser)]
 struct Flags {
@@ -65,4 +68,34 @@ async fn tensorrt_agrees_with_the_processor() {
 #[ignore = "needs a GPU: make test-gpu"]
 async fn tensorrt_in_float16_agrees_with_the_processor() {
     agrees_with_the_processor(&["--device", "tensorrt"], 3e-2).await;
+}
+
+/// Compiling takes seconds a child: a second engine must find what the first one compiled.
+#[tokio::test]
+#[ignore = "needs a GPU: make test-gpu"]
+async fn what_tensorrt_compiled_is_kept() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let kept = || -> BTreeMap<_, SystemTime> {
+        let files = std::fs::read_dir(cache.path().join("tensorrt")).unwrap().map(Result::unwrap);
+        files.map(|file| (file.file_name(), file.metadata().unwrap().modified().unwrap())).collect()
+    };
+    let mut before = BTreeMap::new();
+    for run in 0..2 {
+        let engine = engine(&model, &cache, &["--device", "tensorrt"]);
+        let child = engine.children()[0].child.id();
+        engine.classify(child, vec![patch(1)]).await.unwrap();
+        assert!(!kept().is_empty());
+        assert!(run == 0 || kept() == before, "{:?} after {before:?}", kept());
+        before = kept();
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn a_gpu_that_is_not_there_is_an_error() {
+    for provider in ["cuda", "tensorrt"] {
+        let options = Flags::parse_from(["test", "--device", provider, "--device-id", "97"]).options;
+        let started = runtime().on(options.device().unwrap());
+        assert!(started.is_err(), "{provider}");
+    }
 }

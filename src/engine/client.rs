@@ -69,3 +69,24 @@ impl Drop for Presence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In whatever order they leave, and whether or not they left before the run began.
+    #[test]
+    fn a_run_ends_when_the_last_of_its_clients_leaves() {
+        for before in 0..=3 {
+            let mut clients: Vec<_> = (0..3).map(|_| Presence(Arc::default())).collect();
+            let watched: Vec<_> = clients.iter().map(|present| Arc::clone(&present.0)).collect();
+            clients.truncate(3 - before);
+            let audience = Arc::new(Audience::new(3, Stop::new().unwrap()));
+            watched.iter().for_each(|client| client.watch(&audience));
+            while clients.pop().is_some() {
+                assert_eq!(audience.stop.asked(), clients.is_empty(), "{} of 3 are left, {before} left before", clients.len());
+            }
+            assert!(audience.stop.asked() && watched.iter().all(|client| client.gone()), "{before} left before");
+        }
+    }
+}

@@ -65,6 +65,7 @@ fn means_of_what_was_served_follow_from_the_metrics() {
         assert!((found - sum).abs() < 1e-9, "{name}: {found} is not {sum}");
     }
     let device = &server.get("/readyz").json()["device"];
+    assert_eq!(&server.get("/children").json()["device"], device);
     let provider = device["provider"].as_str().unwrap();
     assert_eq!(server.metric(&format!("bignas_execution_provider_info{{provider=\"{provider}\"}}")), 1.0);
     assert_eq!(server.metric("bignas_workers"), device["workers"].as_f64().unwrap());
