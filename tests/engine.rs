@@ -340,7 +340,7 @@ async fn more_than_the_queue_takes_is_refused_with_a_time_to_return() {
 
 fn within(engine: &Engine, budget: Budget, deadline: Option<Duration>) -> Request {
     let children = engine.room(&budget).unwrap().iter().map(|status| status.child.id()).collect();
-    Request { children, deadline: deadline.map(|time| Instant::now() + time) }
+    Request { children, deadline: deadline.map(|time| Instant::now() + time), has_floor: budget.min_accuracy.is_some() }
 }
 
 /// Waits until every child is built, measured and in memory.
@@ -428,4 +428,24 @@ async fn a_tight_deadline_is_kept_by_a_smaller_child_but_not_under_the_floor() {
     let engine = cold;
     let named = engine.classify(Request { deadline: Some(Instant::now() + Duration::from_secs(10)), ..best.into() }, vec![patch(1)]).await;
     assert!(matches!(named, Err(ClassifyError::TooLate)), "who names a child gets that child or none: {named:?}");
+}
+
+/// Nothing else waits, and there is time: then the best child answers, though only another is in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_time_gets_the_best_child_from_disk() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &[]);
+    warm(&first).await;
+    let (best, smallest) = (*ids(&first).last().unwrap(), ids(&first)[0]);
+    drop(first);
+    let order = best.to_string();
+    common::claim_latencies(cache.path(), |id| if id == order { 1.0 } else { 0.01 });
+    // There is memory for one child, and loads have taken a known time before.
+    let engine = engine(&model, cache.path(), &["--memory-limit-bytes", "1"]);
+    for id in [best, smallest] {
+        engine.classify(id, vec![patch(0)]).await.unwrap();
+    }
+    assert_eq!(states(&engine).last(), Some(&ChildState::Disk));
+    let answer = engine.classify(within(&engine, Budget::default(), Some(Duration::from_secs(20))), vec![patch(1)]).await.unwrap();
+    assert_eq!((answer.child, answer.degraded_from, answer.source), (best, None, Source::Disk));
 }

@@ -48,6 +48,75 @@ async fn who_waits_past_the_deadline_is_answered_by_a_timer() {
     assert_eq!(engine.metrics().better_share_cuts.get(), 1, "a miss, though a timer gave the answer");
 }
 
+/// A floor that only the load keeps from being held is a reason to come back; a deadline that it keeps from being met is missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_floor_hears_when_it_can_be_held_again() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(first);
+    common::claim_latencies(cache.path(), |_| 2.0);
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = ids(&engine)[0];
+    engine.classify(id, vec![patch(0)]).await.unwrap();
+    // It is on record as taking ten seconds, and is there much sooner.
+    let long = keep_busy(&engine, id, 5_000).await;
+    let ask = |has_floor, time_s| {
+        let (engine, deadline) = (engine.clone(), Some(Instant::now() + Duration::from_secs_f64(time_s)));
+        async move { engine.classify(Request { has_floor, deadline, ..id.into() }, vec![patch(1)]).await }
+    };
+    match ask(true, 5.0).await {
+        Err(ClassifyError::Overloaded { retry_after_s }) => assert!((5..60).contains(&retry_after_s), "{retry_after_s} s"),
+        other => panic!("{other:?}"),
+    }
+    for (has_floor, time_s) in [(false, 5.0), (true, 1e-3)] {
+        let late = ask(has_floor, time_s).await;
+        assert!(matches!(late, Err(ClassifyError::TooLate)), "floor: {has_floor}, {time_s} s: {late:?}");
+    }
+    assert!(!long.is_finished(), "the worker is still busy");
+    long.abort();
+}
+
+/// Requests that run together are answered each for its own images.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_run_together_get_their_own_answers() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(first);
+    common::claim_profiles(cache.path(), |_| vec![(1, 10.0), (2, 11.0), (4, 12.0), (8, 13.0), (16, 14.0)]);
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    let id = ids(&engine)[2];
+    // One image, two, three, and so on.
+    let images = |client: u64| (0..=client % 3).map(|image| common::natural_patch(28, 1, 10 * client + image)).collect::<Vec<_>>();
+    let mut alone = Vec::new();
+    for client in 0..6 {
+        alone.push(engine.classify(id, images(client)).await.unwrap().logits);
+    }
+    let long = keep_busy(&engine, id, 2_000).await;
+    let ask = |client| {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.classify(id, images(client)).await.unwrap() })
+    };
+    let asked: Vec<_> = (0..6).map(ask).collect();
+    while engine.metrics().queue_depth.get() < 12 {
+        assert!(!long.is_finished(), "the worker is done before all wait");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for (alone, together) in alone.iter().zip(asked) {
+        let together = together.await.unwrap();
+        assert_eq!((together.batch, together.logits.len()), (12, alone.len()), "all in one run");
+        let pairs = alone.iter().flatten().zip(together.logits.iter().flatten());
+        let furthest = pairs.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+        assert!(furthest < 1e-4, "{furthest} apart");
+    }
+    long.await.unwrap().unwrap();
+}
+
 /// Who has left does not take the place of who comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_left_do_not_fill_the_queue() {
@@ -108,7 +177,8 @@ async fn what_a_budget_allows_is_loaded_for_later() {
         assert_eq!(children.len(), 6);
         let loaded = || engine.children().iter().filter(|status| status.state == ChildState::Loaded).count();
         for _ in 0..30 {
-            let answer = engine.classify(Request { children: children.clone(), deadline: None }, vec![patch(1)]).await.unwrap();
+            let answer =
+                engine.classify(Request { children: children.clone(), deadline: None, has_floor: false }, vec![patch(1)]).await.unwrap();
             assert_eq!(answer.child, children[0], "an idle server gives the best");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -47,15 +47,16 @@ impl Engine {
     /// # Errors
     /// [`ClassifyError`].
     pub async fn classify<P: Into<Picture>>(&self, request: impl Into<Request>, pictures: Vec<P>) -> Result<Answer, ClassifyError> {
-        let Request { children, deadline } = request.into();
+        let request = request.into();
+        let deadline = request.deadline;
         let pictures: Vec<Picture> = pictures.into_iter().map(Into::into).collect();
         self.inner.pool.decoder().check(&pictures)?;
         if self.inner.draining.load(Ordering::Acquire) {
             return Err(ClassifyError::ShuttingDown);
         }
         let answered = async {
-            let choices = self.choices(&children, deadline).await?;
-            self.answered(children[0], choices, deadline, pictures).await
+            let choices = self.choices(&request.children, deadline).await?;
+            self.answered(&request, choices, pictures).await
         };
         let answer = match deadline {
             None => answered.await,
@@ -71,26 +72,39 @@ impl Engine {
         answer
     }
 
-    /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first. Who is in a
-    /// hurry does not wait for it where another is there, or where it takes too long.
+    /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first, where there is
+    /// time for it.
     async fn choices(&self, children: &[ChildId], deadline: Option<Instant>) -> Result<Vec<Choice>, ClassifyError> {
         let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
         let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
-        let mut choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
+        let choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
         let best_is_there = self.inner.cache.contains(best);
         if !best_is_there {
             self.begin_load(best);
         }
         self.begin_loads(best, smaller);
-        if let Some(deadline) = deadline.filter(|_| !best_is_there) {
-            if !choices.is_empty() {
-                self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
-                return Ok(choices);
-            }
-            if self.inner.predicted_load(best).is_some_and(|time| Instant::now() + time > deadline) {
-                return Err(ClassifyError::TooLate);
+        let Some(deadline) = deadline.filter(|_| !best_is_there) else { return self.with_best(best, choices).await };
+        let (now, load) = (Instant::now(), self.inner.predicted_load(best));
+        if choices.is_empty() {
+            return match load {
+                Some(time) if now + time > deadline => Err(ClassifyError::TooLate),
+                _ => self.with_best(best, choices).await,
+            };
+        }
+        // Half of the time is for what comes after; and where others wait, there is none for better children.
+        let until = now + deadline.saturating_duration_since(now) / 2;
+        if load.is_some_and(|time| now + time <= until) && self.inner.pool.nothing_waits() {
+            let with_best = self.with_best(best, choices.clone());
+            if let Ok(choices) = tokio::time::timeout_at(until.into(), with_best).await {
+                return choices;
             }
         }
+        self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
+        Ok(choices)
+    }
+
+    /// `choices` and before them the best child, once it is in memory.
+    async fn with_best(&self, best: ChildId, mut choices: Vec<Choice>) -> Result<Vec<Choice>, ClassifyError> {
         match self.load(best).await {
             Ok((loaded, source)) => choices.insert(0, Choice { loaded, source }),
             // Too many children are being built for the best one to be, which is no reason to refuse what others can answer.
@@ -101,22 +115,19 @@ impl Engine {
     }
 
     /// Queues the request and waits for its answer.
-    async fn answered(
-        &self,
-        best: ChildId,
-        choices: Vec<Choice>,
-        deadline: Option<Instant>,
-        pictures: Vec<Picture>,
-    ) -> Result<Answer, ClassifyError> {
+    async fn answered(&self, request: &Request, choices: Vec<Choice>, pictures: Vec<Picture>) -> Result<Answer, ClassifyError> {
+        let (deadline, has_floor) = (request.deadline, request.has_floor);
         let accepted = Instant::now();
         let (reply, answer) = oneshot::channel();
         let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures, accepted));
         let present = Presence(Arc::default());
-        let too_late = match deadline {
+        let never = match deadline {
             Some(_) => ClassifyError::TooLate,
             None => ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() },
         };
-        let payload = Ask { pictures, best, accepted, too_late: too_late.clone(), reply, client: Arc::clone(&present.0) };
+        // Who waited was let in, so that only load can have kept it.
+        let too_late = if has_floor { ClassifyError::Overloaded { retry_after_s: 1 } } else { never.clone() };
+        let payload = Ask { pictures, best: request.children[0], has_floor, accepted, too_late, reply, client: Arc::clone(&present.0) };
         let share = self.inner.pool.share_for_better(accepted);
         let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(share));
         let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
@@ -126,7 +137,7 @@ impl Engine {
                 true => ClassifyError::ShuttingDown,
                 false => ClassifyError::WorkerLost,
             })?,
-            Err(Refused::TooLate(_)) => Err(too_late),
+            Err(Refused::TooLate(_)) => Err(never),
             Err(Refused::Full(_, room_in)) => {
                 Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
             }

@@ -44,6 +44,8 @@ pub(super) struct Ask {
     pub(super) pictures: Vec<Picture>,
     /// The child that an idle server would have taken.
     pub(super) best: ChildId,
+    /// As [`super::types::Request::has_floor`].
+    pub(super) has_floor: bool,
     pub(super) accepted: Instant,
     /// What to say where no child that it allows can be in time any more.
     pub(super) too_late: ClassifyError,
@@ -131,6 +133,11 @@ impl Pool {
         self.shared.spare.share(now)
     }
 
+    /// Whether a request that comes now is the next to run.
+    pub(super) fn nothing_waits(&self) -> bool {
+        self.shared.lock().queue.images() == 0
+    }
+
     /// Queues a request, or says at once why not.
     pub(super) fn submit(&self, request: Waiting<Choice, Ask>) -> Result<(), Refused<Ask>> {
         let now = Instant::now();
@@ -145,9 +152,15 @@ impl Pool {
         }
         // Who asks for what no server could do says nothing of this one's load.
         let hopeless = now + least(&request, &predict(now)) > request.deadline;
-        state.queue.push(request, now, &busy, &predict(now)).inspect_err(|_| {
-            if !hopeless {
-                self.shared.missed(now);
+        state.queue.push(request, now, &busy, &predict(now)).map_err(|refused| {
+            if hopeless {
+                return refused;
+            }
+            self.shared.missed(now);
+            match refused {
+                // Less load is all that it takes.
+                Refused::TooLate(ask) if ask.has_floor => Refused::Full(ask, state.queue.drained_in(&busy, &predict(now))),
+                refused => refused,
             }
         })?;
         self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);

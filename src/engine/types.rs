@@ -90,11 +90,14 @@ pub struct Request {
     pub children: Vec<ChildId>,
     /// When the answer must be there, queue and computation included; none waits as long as the server does.
     pub deadline: Option<Instant>,
+    /// Whether a floor leaves smaller children out. Where load alone keeps the floor from being held in time, the answer is
+    /// [`ClassifyError::Overloaded`]: the same request can be answered when there is less to do.
+    pub has_floor: bool,
 }
 
 impl From<ChildId> for Request {
     fn from(child: ChildId) -> Self {
-        Self { children: vec![child], deadline: None }
+        Self { children: vec![child], deadline: None, has_floor: false }
     }
 }
 
@@ -168,7 +171,7 @@ pub enum ClassifyError {
     /// No child that the request allows can answer in time.
     #[error("no answer is possible before the deadline: give more time, or allow a smaller child with a lower min_accuracy or budget")]
     TooLate,
-    /// The queue is full.
+    /// The queue is full, or too long for a request with a floor.
     #[error("the server is at its limit of waiting work; try again in {retry_after_s} s")]
     Overloaded {
         /// When the queue will have drained at the current pace, in seconds, at least 1.

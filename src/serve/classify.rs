@@ -28,7 +28,8 @@ pub(super) const ADDED: &str = "added";
 ///
 /// A budget is a ceiling and `min_accuracy` a floor; what lies between is the server's to use. Under load it may answer with a
 /// smaller child, never under the floor, so that deadlines are kept; `degraded_from` then names the better one. `deadline_ms`
-/// covers queue and computation, from the complete request on: a request that cannot be answered by then is refused at once.
+/// covers queue and computation, from the complete request on: a request that cannot be answered by then is refused at once with
+/// 504. Where it has a `min_accuracy`, and only the load keeps the server from it, it is refused with 429 and `Retry-After`.
 ///
 /// The first request for a child that was not built yet waits until it is sliced and recalibrated; `source` says so.
 ///
@@ -81,7 +82,11 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let top_k = labels_asked(&request.ask, state.top_k, classes)?;
     let room = choose(&state, request.ask.select)?;
     let children = room.iter().map(|status| status.child.id()).collect();
-    let wanted = crate::engine::Request { children, deadline: request.ask.deadline.map(|time| request.complete + time) };
+    let wanted = crate::engine::Request {
+        children,
+        deadline: request.ask.deadline.map(|time| request.complete + time),
+        has_floor: matches!(request.ask.select, Select::Within(budget) if budget.min_accuracy.is_some()),
+    };
     let answer = state.engine.classify(wanted, request.images).await?;
     let chosen = room.iter().find(|status| status.child.id() == answer.child).unwrap_or(&room[0]);
     let spent = Phases::new(begin.elapsed(), &answer);

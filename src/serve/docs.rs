@@ -7,13 +7,14 @@ use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::response::Response as ResponseDoc;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{Components, ContentBuilder, ObjectBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder, Type};
 use utoipa::{IntoResponses, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::error::Code;
+use super::error::{Code, returns_later};
 use super::wire::Problem;
 use super::{AppState, Server};
 
@@ -109,7 +110,13 @@ fn respond(codes: &[Code]) -> ResponseDoc {
     let sentences: Vec<String> = codes.iter().map(|code| format!("`{}`: {}.", code.name(), code.title())).collect();
     let examples = codes.iter().map(|&code| (code.name(), example(code)));
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).examples_from_iter(examples).build();
-    ResponseBuilder::new().description(sentences.join(" ")).content("application/problem+json", content).build()
+    let response = ResponseBuilder::new().description(sentences.join(" ")).content("application/problem+json", content);
+    if codes.iter().any(|&code| returns_later(code)) {
+        let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1_u32));
+        let header = HeaderBuilder::new().schema(Some(schema)).description(Some("Seconds after which to try again.")).build();
+        return response.header("retry-after", header).build();
+    }
+    response.build()
 }
 
 fn example(code: Code) -> utoipa::openapi::example::Example {
@@ -166,6 +173,10 @@ mod tests {
             for (method, operation) in operations.as_object().unwrap() {
                 assert!(operation["summary"].is_string(), "{method} {path} lacks a summary");
                 assert!(operation["responses"]["500"].is_object(), "{method} {path} lacks 500");
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let says_when = response["headers"]["retry-after"].is_object();
+                    assert_eq!(says_when, ["429", "503"].contains(&status.as_str()), "Retry-After of {method} {path}: {status}");
+                }
             }
         }
     }

@@ -110,10 +110,7 @@ impl ApiError {
     /// A problem with `code`; `detail` says what is wrong with this very request, and what to do about it.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (smallest, best_accuracy, source) = (None, None, None);
-        let retry_after_s = match code {
-            Code::Overloaded | Code::ShuttingDown | Code::NotReady => Some(RETRY_AFTER_S),
-            _ => None,
-        };
+        let retry_after_s = returns_later(code).then_some(RETRY_AFTER_S);
         Self(Box::new(Inner { code, detail: detail.into(), smallest, best_accuracy, retry_after_s, source }))
     }
 
@@ -160,6 +157,11 @@ impl ApiError {
             tracing::debug!(code, detail = self.0.detail, causes, "refused");
         }
     }
+}
+
+/// Whether the same request may do better a little later; the answer then says when.
+pub(super) fn returns_later(code: Code) -> bool {
+    matches!(code, Code::Overloaded | Code::ShuttingDown | Code::NotReady)
 }
 
 impl fmt::Display for ApiError {

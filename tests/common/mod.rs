@@ -147,11 +147,16 @@ pub fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
 
 /// Rewrites what an engine has measured into `cache`: a child's image takes so many milliseconds as `ms_of` its id says.
 pub fn claim_latencies(cache: &Path, ms_of: impl Fn(&str) -> f64) {
+    claim_profiles(cache, |id| vec![(1, ms_of(id))]);
+}
+
+/// The same of batches: a child's run of so many images takes so many milliseconds.
+pub fn claim_profiles(cache: &Path, runs_ms_of: impl Fn(&str) -> Vec<(usize, f64)>) {
     for file in std::fs::read_dir(cache.join("latency")).unwrap() {
         let path = file.unwrap().path();
         let mut table: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         for (id, runs) in table["runs_ms"].as_object_mut().unwrap() {
-            *runs = serde_json::json!([[1, ms_of(id)]]);
+            *runs = serde_json::json!(runs_ms_of(id));
         }
         std::fs::write(&path, table.to_string()).unwrap();
     }
