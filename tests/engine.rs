@@ -437,15 +437,17 @@ async fn who_has_time_gets_the_best_child_from_disk() {
     let first = engine(&model, cache.path(), &[]);
     warm(&first).await;
     let (best, smallest) = (*ids(&first).last().unwrap(), ids(&first)[0]);
+    let order: Vec<String> = ids(&first).iter().map(ToString::to_string).collect();
     drop(first);
-    let order = best.to_string();
-    common::claim_latencies(cache.path(), |id| if id == order { 1.0 } else { 0.01 });
+    common::claim_latencies(cache.path(), |id| 0.1 * (1 + order.iter().position(|other| other == id).unwrap()) as f64);
     // There is memory for one child, and loads have taken a known time before.
     let engine = engine(&model, cache.path(), &["--memory-limit-bytes", "1"]);
     for id in [best, smallest] {
         engine.classify(id, vec![patch(0)]).await.unwrap();
     }
-    assert_eq!(states(&engine).last(), Some(&ChildState::Disk));
-    let answer = engine.classify(within(&engine, Budget::default(), Some(Duration::from_secs(20))), vec![patch(1)]).await.unwrap();
+    assert_eq!((states(&engine)[0], states(&engine).last()), (ChildState::Loaded, Some(&ChildState::Disk)));
+    let patient = within(&engine, Budget::default(), Some(Duration::from_secs(20)));
+    assert_eq!((patient.children[0], patient.children.last()), (best, Some(&smallest)), "either may answer");
+    let answer = engine.classify(patient, vec![patch(1)]).await.unwrap();
     assert_eq!((answer.child, answer.degraded_from, answer.source), (best, None, Source::Disk));
 }

@@ -12,7 +12,7 @@ use super::client::Presence;
 use super::picture::Picture;
 use super::pool::{Ask, Choice};
 use super::resolve;
-use super::schedule::{Refused, Waiting};
+use super::schedule::{CAUTION, Refused, Waiting};
 use super::types::{Answer, Budget, ChildStatus, ClassifyError, Request, ResolveError, Source};
 use crate::space::ChildId;
 
@@ -21,6 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// While others wait or run, a better child than the smallest must answer a request without deadline within this time.
 const TIME_FOR_BETTER: Duration = Duration::from_secs(1);
+
+/// What a request takes beside its network.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    images: usize,
+    /// How long a worker is predicted to prepare them.
+    prepare: Duration,
+}
 
 impl Engine {
     /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
@@ -54,9 +62,10 @@ impl Engine {
         if self.inner.draining.load(Ordering::Acquire) {
             return Err(ClassifyError::ShuttingDown);
         }
+        let work = Work { images: pictures.len(), prepare: self.inner.pool.decoder().predict(&pictures, Instant::now()) };
         let answered = async {
-            let choices = self.choices(&request.children, deadline).await?;
-            self.answered(&request, choices, pictures).await
+            let choices = self.choices(&request.children, deadline, work).await?;
+            self.answered(&request, choices, pictures, work).await
         };
         let answer = match deadline {
             None => answered.await,
@@ -74,7 +83,7 @@ impl Engine {
 
     /// The children that may answer now, best first: those in memory, and the best even if it has to be loaded first, where there is
     /// time for it.
-    async fn choices(&self, children: &[ChildId], deadline: Option<Instant>) -> Result<Vec<Choice>, ClassifyError> {
+    async fn choices(&self, children: &[ChildId], deadline: Option<Instant>, work: Work) -> Result<Vec<Choice>, ClassifyError> {
         let (&best, smaller) = children.split_first().ok_or(ClassifyError::TooLate)?;
         let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
         let choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
@@ -84,23 +93,38 @@ impl Engine {
         }
         self.begin_loads(best, smaller);
         let Some(deadline) = deadline.filter(|_| !best_is_there) else { return self.with_best(best, choices).await };
-        let (now, load) = (Instant::now(), self.inner.predicted_load(best));
         if choices.is_empty() {
-            return match load {
-                Some(time) if now + time > deadline => Err(ClassifyError::TooLate),
+            return match self.inner.predicted_load(best) {
+                Some(time) if Instant::now() + time > deadline => Err(ClassifyError::TooLate),
                 _ => self.with_best(best, choices).await,
             };
         }
-        // Half of the time is for what comes after; and where others wait, there is none for better children.
-        let until = now + deadline.saturating_duration_since(now) / 2;
-        if load.is_some_and(|time| now + time <= until) && self.inner.pool.nothing_waits() {
-            let with_best = self.with_best(best, choices.clone());
-            if let Ok(choices) = tokio::time::timeout_at(until.into(), with_best).await {
-                return choices;
+        // One at a time: where two wait, the server is not idle.
+        if let Some(until) = self.may_wait_until(best, &choices, deadline, work)
+            && let Ok(_alone) = self.inner.waits_for_best.try_lock()
+        {
+            match tokio::time::timeout_at(until.into(), self.with_best(best, choices.clone())).await {
+                Ok(Ok(choices)) => return Ok(choices),
+                Ok(Err(ClassifyError::ShuttingDown)) => return Err(ClassifyError::ShuttingDown),
+                // Others can answer, whatever became of it.
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
         Ok(choices)
+    }
+
+    /// Until when a request may wait for the best child while `choices` are in memory; none where it had better not, since others wait,
+    /// or the best would be there too late to answer.
+    fn may_wait_until(&self, best: ChildId, choices: &[Choice], deadline: Instant, work: Work) -> Option<Instant> {
+        let now = Instant::now();
+        let with_caution = |run: Duration| (work.prepare + run).mul_f64(CAUTION);
+        let there = now + self.inner.predicted_load(best)?;
+        let run = with_caution(self.inner.predicted_run(best, work.images, now)?);
+        let smaller = with_caution(choices.iter().map(|choice| choice.loaded.pace.predict(work.images, now)).min()?);
+        let half = now + deadline.saturating_duration_since(now) / 2;
+        let until = deadline.checked_sub(smaller)?.min(half);
+        (there <= until && there + run <= deadline && self.inner.pool.nothing_waits()).then_some(until)
     }
 
     /// `choices` and before them the best child, once it is in memory.
@@ -108,26 +132,32 @@ impl Engine {
         match self.load(best).await {
             Ok((loaded, source)) => choices.insert(0, Choice { loaded, source }),
             // Too many children are being built for the best one to be, which is no reason to refuse what others can answer.
-            Err(ClassifyError::Build(BuildError::Busy { .. })) if !choices.is_empty() => {}
+            Err(ClassifyError::Build(BuildError::Busy { .. })) if !choices.is_empty() => {
+                self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
+            }
             Err(error) => return Err(error),
         }
         Ok(choices)
     }
 
     /// Queues the request and waits for its answer.
-    async fn answered(&self, request: &Request, choices: Vec<Choice>, pictures: Vec<Picture>) -> Result<Answer, ClassifyError> {
-        let (deadline, has_floor) = (request.deadline, request.has_floor);
+    async fn answered(
+        &self,
+        request: &Request,
+        choices: Vec<Choice>,
+        pictures: Vec<Picture>,
+        Work { images, prepare }: Work,
+    ) -> Result<Answer, ClassifyError> {
+        let &Request { deadline, has_floor, .. } = request;
         let accepted = Instant::now();
         let (reply, answer) = oneshot::channel();
-        let (images, prepare) = (pictures.len(), self.inner.pool.decoder().predict(&pictures, accepted));
         let present = Presence(Arc::default());
-        let never = match deadline {
+        let too_late = match deadline {
             Some(_) => ClassifyError::TooLate,
             None => ClassifyError::Overloaded { retry_after_s: PATIENCE.as_secs() },
         };
-        // Who waited was let in, so that only load can have kept it.
-        let too_late = if has_floor { ClassifyError::Overloaded { retry_after_s: 1 } } else { never.clone() };
-        let payload = Ask { pictures, best: request.children[0], has_floor, accepted, too_late, reply, client: Arc::clone(&present.0) };
+        let (best, client) = (request.children[0], Arc::clone(&present.0));
+        let payload = Ask { pictures, best, has_floor, accepted, too_late: too_late.clone(), reply, client };
         let share = self.inner.pool.share_for_better(accepted);
         let better_by = accepted + deadline.map_or(TIME_FOR_BETTER, |deadline| (deadline - accepted).mul_f64(share));
         let request = Waiting { images, prepare, choices, deadline: deadline.unwrap_or(accepted + PATIENCE), better_by, payload };
@@ -137,7 +167,7 @@ impl Engine {
                 true => ClassifyError::ShuttingDown,
                 false => ClassifyError::WorkerLost,
             })?,
-            Err(Refused::TooLate(_)) => Err(never),
+            Err(Refused::TooLate(_)) => Err(too_late),
             Err(Refused::Full(_, room_in)) => {
                 Err(ClassifyError::Overloaded { retry_after_s: room_in.as_secs_f64().ceil().max(1.0) as u64 })
             }

@@ -224,12 +224,19 @@ impl Inner {
         bytes_in_sessions(4 * known.cost.params.total(), self.pool.runs())
     }
 
-    /// How long it will take to get a child into memory, by what that took before; none before the first time.
+    /// How long it will take to get a child into memory, by what that took before; none before the first time, nor where it takes longer
+    /// than predicted.
     pub(super) fn predicted_load(&self, id: ChildId) -> Option<Duration> {
         match self.loading.lock().get(&id) {
-            Some(under_way) => under_way.done_by.map(|done_by| done_by.saturating_duration_since(Instant::now())),
+            Some(under_way) => under_way.done_by.and_then(|done_by| done_by.checked_duration_since(Instant::now())),
             None => self.predicted_new_load(id),
         }
+    }
+
+    /// How long a known child's run of `images` will take, whether or not it is in memory.
+    pub(super) fn predicted_run(&self, id: ChildId, images: usize, now: Instant) -> Option<Duration> {
+        let known = self.registry.get(id)?;
+        Some(self.paces.of(id, || self.profile(&known.child)).predict(images, now))
     }
 
     /// As [`Inner::predicted_load`], of a load that has not begun, behind all that wait for the builder.

@@ -76,6 +76,8 @@ struct Inner {
     registry: Registry,
     cache: MemoryCache<ChildId, LoadedChild>,
     loading: Loading,
+    /// Held by the request that waits for a better child than those in memory.
+    waits_for_best: tokio::sync::Mutex<()>,
     paces: Paces,
     /// Measured times by threads of a run, fewest first: one thread, and others that a run may have.
     tables: Vec<(usize, LatencyTable)>,

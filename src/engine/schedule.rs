@@ -17,7 +17,7 @@ const LOOK_AHEAD: usize = 64;
 
 /// By how much more than predicted the wait in the queue is taken to be at admission, and the run of the best child in an idle server:
 /// a request that is let in and then late has cost its client the time in which another server could have answered.
-const CAUTION: f64 = 1.2;
+pub(super) const CAUTION: f64 = 1.2;
 
 /// How long `images` images take together on the child called `C`, on one worker.
 pub(super) trait Predict<C> {

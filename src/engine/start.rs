@@ -93,6 +93,7 @@ impl Engine {
             registry,
             cache: MemoryCache::new(options.memory_limit_bytes),
             loading: Loading::default(),
+            waits_for_best: tokio::sync::Mutex::default(),
             paces: Paces::new(builder.runtime.device()),
             tables,
             pool: pool.map_err(StartError::Thread)?,

@@ -90,8 +90,8 @@ pub struct Request {
     pub children: Vec<ChildId>,
     /// When the answer must be there, queue and computation included; none waits as long as the server does.
     pub deadline: Option<Instant>,
-    /// Whether a floor leaves smaller children out. Where load alone keeps the floor from being held in time, the answer is
-    /// [`ClassifyError::Overloaded`]: the same request can be answered when there is less to do.
+    /// Whether a floor on accuracy was asked for. Where load alone keeps it from being held in time, the request is refused with
+    /// [`ClassifyError::Overloaded`]: it can be answered when there is less to do.
     pub has_floor: bool,
 }
 
@@ -172,7 +172,9 @@ pub enum ClassifyError {
     #[error("no answer is possible before the deadline: give more time, or allow a smaller child with a lower min_accuracy or budget")]
     TooLate,
     /// The queue is full, or too long for a request with a floor.
-    #[error("the server is at its limit of waiting work; try again in {retry_after_s} s")]
+    #[error(
+        "the server has more work than it can do in time; try again in {retry_after_s} s, or allow a smaller child with a lower min_accuracy or budget"
+    )]
     Overloaded {
         /// When the queue will have drained at the current pace, in seconds, at least 1.
         retry_after_s: u64,
