@@ -27,11 +27,7 @@ async fn keep_busy(engine: &Engine, id: ChildId, images: usize) -> JoinHandle<Re
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_past_the_deadline_is_answered_by_a_timer() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
-    while !first.ready() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(first);
+    common::measure(&model, cache.path()).await;
     common::claim_latencies(cache.path(), |_| 0.001);
     let engine = engine(&model, cache.path(), &["--workers", "1"]);
     let id = ids(&engine)[0];
@@ -52,11 +48,7 @@ async fn who_waits_past_the_deadline_is_answered_by_a_timer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_a_floor_hears_when_it_can_be_held_again() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
-    while !first.ready() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(first);
+    common::measure(&model, cache.path()).await;
     common::claim_latencies(cache.path(), |_| 2.0);
     let engine = engine(&model, cache.path(), &["--workers", "1"]);
     let id = ids(&engine)[0];
@@ -83,11 +75,7 @@ async fn who_has_a_floor_hears_when_it_can_be_held_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_run_together_get_their_own_answers() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
-    while !first.ready() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(first);
+    common::measure(&model, cache.path()).await;
     common::claim_profiles(cache.path(), |_| vec![(1, 10.0), (2, 11.0), (4, 12.0), (8, 13.0), (16, 14.0)]);
     let engine = engine(&model, cache.path(), &["--workers", "1"]);
     let id = ids(&engine)[2];

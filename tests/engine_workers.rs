@@ -33,11 +33,7 @@ async fn an_injected_panic_costs_only_its_own_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_leaves_the_run_beside_it_alone() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    let first = engine(&model, cache.path(), &["--warm-up", "true"]);
-    while !first.ready() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(first);
+    common::measure(&model, cache.path()).await;
     // As far as anybody knows, running together saves nothing, so that each run is one request's.
     common::claim_latencies(cache.path(), |_| 20.0);
     let engine = engine(&model, cache.path(), &["--inject-panic-every-ms", "20"]);

@@ -145,6 +145,14 @@ pub fn engine(model: &TestModel, cache: &Path, flags: &[&str]) -> Engine {
     Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, None).unwrap()
 }
 
+/// Builds the family in `cache`, and measures it.
+pub async fn measure(model: &TestModel, cache: &Path) {
+    let first = engine(model, cache, &["--warm-up", "true"]);
+    while !first.ready() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
 /// Rewrites what an engine has measured into `cache`: a child's image takes so many milliseconds as `ms_of` its id says.
 pub fn claim_latencies(cache: &Path, ms_of: impl Fn(&str) -> f64) {
     claim_profiles(cache, |id| vec![(1, ms_of(id))]);
