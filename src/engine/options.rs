@@ -40,11 +40,11 @@ pub struct EngineOptions {
     /// Bytes of built children on disk; the least recently used are deleted beyond that
     #[arg(long, env = "BIGNAS_DISK_LIMIT_BYTES", value_name = "BYTES", default_value_t = 4 << 30)]
     pub disk_limit_bytes: u64,
-    /// Runs side by side; if not given, as many as there are cores for, and at most 4 with an accelerator
+    /// Runs side by side; if not given, as many as the cores hold with the threads that a run has, and at most 4 with an accelerator
     #[arg(long, env = "BIGNAS_WORKERS", value_name = "RUNS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
     /// Threads of one run; if not given, those with which all cores classify the most images a second, which is measured at the first
-    /// start
+    /// start; one with an accelerator, or where the runs are given
     #[arg(long, env = "BIGNAS_THREADS_PER_RUN", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads_per_run: Option<u16>,
     /// Pixels of one image at most
