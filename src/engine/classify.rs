@@ -102,13 +102,9 @@ impl Engine {
         // One at a time: where two wait, the server is not idle.
         if let Some(until) = self.may_wait_until(best, &choices, deadline, work)
             && let Ok(_alone) = self.inner.waits_for_best.try_lock()
+            && let Ok(found) = tokio::time::timeout_at(until.into(), self.with_best(best, choices.clone())).await
         {
-            match tokio::time::timeout_at(until.into(), self.with_best(best, choices.clone())).await {
-                Ok(Ok(choices)) => return Ok(choices),
-                Ok(Err(ClassifyError::ShuttingDown)) => return Err(ClassifyError::ShuttingDown),
-                // Others can answer, whatever became of it.
-                Ok(Err(_)) | Err(_) => {}
-            }
+            return found;
         }
         self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
         Ok(choices)
@@ -127,15 +123,19 @@ impl Engine {
         (there <= until && there + run <= deadline && self.inner.pool.nothing_waits()).then_some(until)
     }
 
-    /// `choices` and before them the best child, once it is in memory.
+    /// `choices` and before them the best child, once it is in memory. Where it cannot be had, that refuses nobody whom others can answer.
     async fn with_best(&self, best: ChildId, mut choices: Vec<Choice>) -> Result<Vec<Choice>, ClassifyError> {
         match self.load(best).await {
             Ok((loaded, source)) => choices.insert(0, Choice { loaded, source }),
-            // Too many children are being built for the best one to be, which is no reason to refuse what others can answer.
-            Err(ClassifyError::Build(BuildError::Busy { .. })) if !choices.is_empty() => {
+            Err(error @ ClassifyError::ShuttingDown) => return Err(error),
+            Err(error) if choices.is_empty() => return Err(error),
+            Err(error) => {
+                if !matches!(error, ClassifyError::Build(BuildError::Busy { .. })) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(child = %best, error, "the best child cannot be had; smaller ones answer");
+                }
                 self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
             }
-            Err(error) => return Err(error),
         }
         Ok(choices)
     }

@@ -53,7 +53,7 @@ impl Engine {
                 return;
             }
             if let Err(error) = outcome {
-                // The child answers its requests with the same error; the others are served.
+                // Who names the child gets the same error; the others are served.
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(child = %known.child.id(), error, "cannot build a child of the family");
             }
