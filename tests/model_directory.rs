@@ -19,6 +19,7 @@ fn refusal(directory: &Path) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
+        assert!(!text.ends_with(&error.to_string()), "said twice: {text}");
         text = format!("{text}: {error}");
         cause = error.source();
     }

@@ -41,7 +41,7 @@ pub enum ModelError {
         problem: String,
     },
     /// The search space is unusable.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Space {
         /// The file.
         path: PathBuf,
@@ -49,7 +49,7 @@ pub enum ModelError {
         source: SpaceError,
     },
     /// The preprocessing is unusable.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Preprocessing {
         /// The file.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum ModelError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A member of the family is not what it says.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Family {
         /// The file.
         path: PathBuf,
@@ -89,7 +89,7 @@ pub enum ModelError {
         problem: String,
     },
     /// The shipped statistics are not those of the family.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Statistics {
         /// The file.
         path: PathBuf,

@@ -73,7 +73,7 @@ pub enum AccuracyKind {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum FamilyError {
     /// The choices are outside the search space.
-    #[error("child {id}: {source}")]
+    #[error("child {id} is outside the search space")]
     Outside {
         /// The id as written.
         id: ChildId,

@@ -48,6 +48,12 @@ class Server:
     def children(self):
         return json.loads(self.get("/children"))["children"]
 
+    def first_label(self, child, image):
+        """What a child sees in an image."""
+        asked = urllib.request.Request(f"{self.base}/classify?child={child['id']}", image, {"content-type": "image/png"})
+        with urllib.request.urlopen(asked) as reply:
+            return json.loads(reply.read())["predictions"][0]["label"]
+
     def reload(self):
         """Has the model replaced by what lies in its directory now, which answers when this returns."""
         with urllib.request.urlopen(self.base + "/model/reload", b"") as reply:

@@ -8,6 +8,8 @@ export const MARGIN = { top: 14, right: 16, bottom: 34, left: 48 };
 const WORDS = { loaded: 'loaded', disk: 'on disk', unbuilt: 'not built' };
 /** How far from the bottom children stand whose accuracy nobody has measured, in pixels. */
 const UNKNOWN_PX = 12;
+/** How far around its point a child is clicked where no other is near: a finger is no pointer. */
+const MAX_REACH_PX = 14;
 
 /** The two costs that a child can be drawn against. */
 export const AXES = {
@@ -118,10 +120,12 @@ export function describe(child) {
  */
 function place(marks, drawn, at, view, on) {
   const old = new Map([...marks.children].map((mark) => [mark.dataset.id, mark]));
-  const points = drawn.map((child) => {
+  const places = drawn.map(at);
+  const points = drawn.map((child, index) => {
     const mark = old.get(child.id) ?? newMark(child.id, on);
     old.delete(child.id);
-    update(mark, child, at(child), view);
+    update(mark, child, places[index], view);
+    mark.querySelector('.reach').setAttribute('r', reach(index, places));
     return mark;
   });
   for (const mark of old.values()) mark.remove();
@@ -135,6 +139,13 @@ function place(marks, drawn, at, view, on) {
   const reached =
     points.find((mark) => mark === document.activeElement) ?? points.find((mark) => mark.dataset.id === view.chosen) ?? points[0];
   for (const mark of points) mark.setAttribute('tabindex', mark === reached ? '0' : '-1');
+}
+
+/** How far around a point a click is meant for it: no further than half the way to the next one. */
+function reach(index, places) {
+  const [px, py] = places[index];
+  const others = places.filter((_, other) => other !== index).map(([x, y]) => Math.hypot(x - px, y - py));
+  return Math.min(MAX_REACH_PX, ...others.map((distance) => distance / 2));
 }
 
 /** What a mark stands for, and where it is. */
@@ -154,7 +165,7 @@ function newMark(id, on) {
       onblur: on.leave,
       onkeydown: (event) => onKey(event, on),
     },
-    svg('circle', { class: 'reach', r: 14 }),
+    svg('circle', { class: 'reach' }),
     svg('circle', { class: 'ring', r: 10 }),
     svg('g'),
   );
