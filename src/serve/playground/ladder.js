@@ -12,7 +12,6 @@ export function reset(hasPicture) {
   byId('ladder-run').disabled = !hasPicture;
   byId('ladder-run').textContent = 'Ask every child';
   byId('ladder-row').replaceChildren();
-  byId('ladder-row').tabIndex = -1;
   byId('ladder-text').textContent = 'The same image through every child, from the biggest down to the smallest.';
 }
 
@@ -45,7 +44,6 @@ export async function toggle(picture, children) {
 async function climb(picture, children, signal) {
   const row = byId('ladder-row');
   row.replaceChildren(...children.map((child) => el('li', { class: 'rung waiting' }, head(child), el('p', { class: 'says' }, '…'))));
-  row.tabIndex = 0;
   let truth = picture.label;
   const answers = [];
   for (const [index, child] of children.entries()) {
