@@ -455,20 +455,25 @@ async fn who_has_time_gets_the_best_child_from_disk() {
 /// A build that fails is an error to those whom no other child can answer, and to nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_best_child_that_cannot_be_built_fails_only_who_names_it() {
-    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
-    common::measure(&model, cache.path()).await;
-    common::claim_latencies(cache.path(), |_| 0.1);
-    let order: Vec<String> = ids(&engine(&model, cache.path(), &[])).iter().map(ToString::to_string).collect();
-    common::claim_latencies(cache.path(), |id| 0.1 * (1 + order.iter().position(|other| other == id).unwrap()) as f64);
-    let engine = engine(&model, cache.path(), &[]);
-    let (best, smallest) = (*ids(&engine).last().unwrap(), ids(&engine)[0]);
-    engine.classify(smallest, vec![patch(0)]).await.unwrap();
-    std::fs::remove_dir_all(cache.path().join("built")).unwrap();
-    std::fs::remove_file(model.path().join("calibration.safetensors")).unwrap();
     for deadline in [None, Some(Duration::from_secs(20))] {
-        let answer = engine.classify(within(&engine, Budget::default(), deadline), vec![patch(1)]).await.unwrap();
-        assert_eq!((answer.child, answer.degraded_from), (smallest, Some(best)), "{deadline:?}");
+        let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+        common::measure(&model, cache.path()).await;
+        let order: Vec<String> = ids(&engine(&model, cache.path(), &[])).iter().map(ToString::to_string).collect();
+        common::claim_latencies(cache.path(), |id| 0.1 * (1 + order.iter().position(|other| other == id).unwrap()) as f64);
+        // Loads from disk take a known time, so that who has a deadline waits for one; and memory has no room for any ahead.
+        let engine = engine(&model, cache.path(), &["--memory-limit-bytes", "1"]);
+        let (best, smallest) = (*ids(&engine).last().unwrap(), ids(&engine)[0]);
+        engine.classify(smallest, vec![patch(0)]).await.unwrap();
+        std::fs::remove_dir_all(cache.path().join("built")).unwrap();
+        std::fs::remove_file(model.path().join("calibration.safetensors")).unwrap();
+        let failed = || engine.metrics().builds.with_label_values(&["error"]).get();
+        // The second does not wait for another attempt.
+        for _ in 0..2 {
+            let answer = engine.classify(within(&engine, Budget::default(), deadline), vec![patch(1)]).await.unwrap();
+            assert_eq!((answer.child, answer.degraded_from, failed()), (smallest, Some(best), 1), "{deadline:?}");
+        }
+        let named = engine.classify(best, vec![patch(1)]).await;
+        assert!(matches!(named, Err(ClassifyError::Build(_))), "{named:?}");
+        assert_eq!(failed(), 2, "who has no other child tries again");
     }
-    let named = engine.classify(best, vec![patch(1)]).await;
-    assert!(matches!(named, Err(ClassifyError::Build(_))), "{named:?}");
 }

@@ -88,6 +88,10 @@ impl Engine {
         let in_memory = |&id: &ChildId| Some(Choice { loaded: self.inner.cache.get(id)?, source: Source::Memory });
         let choices: Vec<Choice> = smaller.iter().filter_map(in_memory).collect();
         let best_is_there = self.inner.cache.contains(best);
+        if !best_is_there && !choices.is_empty() && self.inner.loading.failures.lately(best) {
+            self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
+            return Ok(choices);
+        }
         if !best_is_there {
             self.begin_load(best);
         }
@@ -123,19 +127,12 @@ impl Engine {
         (there <= until && there + run <= deadline && self.inner.pool.nothing_waits()).then_some(until)
     }
 
-    /// `choices` and before them the best child, once it is in memory. Where it cannot be had, that refuses nobody whom others can answer.
+    /// `choices` and before them the best child, once it is in memory. Where it cannot be had, they answer without it.
     async fn with_best(&self, best: ChildId, mut choices: Vec<Choice>) -> Result<Vec<Choice>, ClassifyError> {
         match self.load(best).await {
             Ok((loaded, source)) => choices.insert(0, Choice { loaded, source }),
-            Err(error @ ClassifyError::ShuttingDown) => return Err(error),
-            Err(error) if choices.is_empty() => return Err(error),
-            Err(error) => {
-                if !matches!(error, ClassifyError::Build(BuildError::Busy { .. })) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(child = %best, error, "the best child cannot be had; smaller ones answer");
-                }
-                self.inner.metrics.child_source.with_label_values(&["memory"]).inc();
-            }
+            Err(error) if choices.is_empty() || matches!(error, ClassifyError::ShuttingDown) => return Err(error),
+            Err(_) => self.inner.metrics.child_source.with_label_values(&["memory"]).inc(),
         }
         Ok(choices)
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::build::{BuildError, Built};
+use super::failures::Failures;
 use super::load_times::Times;
 use super::loaded::{LoadedChild, bytes_in_sessions};
 use super::registry::Known;
@@ -31,6 +32,7 @@ const LOADS_AHEAD: usize = 2;
 pub(super) struct Loading {
     under_way: Mutex<HashMap<ChildId, UnderWay>>,
     times: Mutex<Times>,
+    pub(super) failures: Failures,
     /// Held while a child is measured: two would disturb each other, and one may come to be measured from two sides.
     measuring: Mutex<()>,
 }
@@ -144,6 +146,9 @@ impl Engine {
             let registered = Registered { inner: Arc::clone(&inner), child: id };
             let begin = Instant::now();
             let outcome = inner.load_now(&child);
+            if let Err(error) = &outcome {
+                inner.loading.failures.report(id, error);
+            }
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
@@ -214,7 +219,8 @@ impl Inner {
             if source == Source::Built {
                 return Err(error);
             }
-            tracing::warn!(child = %child.id(), %error, "what was built before cannot be loaded; building anew");
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(child = %child.id(), error, "what was built before cannot be loaded; building anew");
             load(self.builder.build_anew(child)?).map_err(|(error, _)| error)
         })
     }
@@ -297,7 +303,10 @@ impl Inner {
                         tracing::warn!(child = %id, %error, "a measured latency cannot be kept on disk");
                     }
                 }
-                Err(error) => tracing::warn!(child = %id, %error, "a latency could not be measured"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(child = %id, error, "a latency could not be measured");
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod build;
 mod classify;
 mod client;
 mod cores;
+mod failures;
 mod fault;
 mod layout;
 mod load_times;

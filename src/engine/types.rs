@@ -182,7 +182,7 @@ pub enum ClassifyError {
     /// The server is going down.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// The child could not be built.
+    /// The child could not be built, and the request allows no other that is in memory.
     #[error(transparent)]
     Build(#[from] BuildError),
     /// ONNX Runtime failed.

@@ -48,14 +48,10 @@ impl Engine {
         let begin = Instant::now();
         let children = self.inner.registry.all();
         for known in &children {
-            let outcome = self.warm_up_child(&known.child).await;
+            // A load that fails says so; who names the child gets the error, and the others are served.
+            let _ = self.warm_up_child(&known.child).await;
             if self.inner.draining.load(Ordering::Acquire) {
                 return;
-            }
-            if let Err(error) = outcome {
-                // Who names the child gets the same error; the others are served.
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(child = %known.child.id(), error, "cannot build a child of the family");
             }
         }
         self.inner.divide_cores();

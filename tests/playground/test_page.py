@@ -16,7 +16,12 @@ SCREENSHOTS = Path(os.environ.get("BIGNAS_SCREENSHOTS", ROOT / "target/playgroun
 
 def mmacs(child):
     """A child's cost, as the page writes it."""
-    return f"{child['mflops']:#.3g}".rstrip(".") + " MMACs"
+    return f"{digits(child['mflops'])} MMACs"
+
+
+def digits(value, significant=3):
+    """A number, as the page writes it."""
+    return f"{value:#.{significant}g}".rstrip(".")
 
 
 class Playground(PageTest):
@@ -169,7 +174,7 @@ class Playground(PageTest):
         rungs = self.ladder()
         self.assertEqual(len(rungs), len(self.children))
         self.assertRegex(rungs[0].text, rf"{re.escape(mmacs(biggest))}\n✓\s?{re.escape(easy)}\n[\d.]+ %\n[\d.]+ ms")
-        times = round(biggest["mflops"] / smallest["mflops"])
+        times = digits(biggest["mflops"] / smallest["mflops"], 2)
         said = self.page.text("#ladder-text")
         self.assertIn(f"Right down to the smallest: {mmacs(smallest)}, {times} times smaller", said)
         self.assertIn(f"Right is the example's label, {easy}.", said)

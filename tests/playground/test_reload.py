@@ -51,6 +51,26 @@ class Reload(PageTest):
         self.assertEqual(self.page.text("#picture-name"), "stripes.png · 40×30 px")
         self.assertEqual(self.page.all('.example[aria-pressed="true"]'), [])
 
+    def test_an_example_with_another_label_is_wrong_to_all(self):
+        index = self.model / "examples/examples.json"
+        before = index.read_text(encoding="utf-8")
+        self.addCleanup(self.server.reload)
+        self.addCleanup(index.write_text, before, encoding="utf-8")
+        self.change(
+            "examples/examples.json",
+            lambda index: [each.update(label="Sandal") for each in index["examples"] if each["label"] == "Bag"],
+        )
+        self.server.reload()
+        until(lambda: self.examples().count("Sandal") == 2, "the page follows")
+        self.page.all('.example img[alt="Sandal"]')[-1].click()
+        until(lambda: self.page.text("#picture-name").startswith("Sandal"), "the example is shown")
+        self.assertEqual(self.page.answered(), "Bag")
+        rungs = self.ladder()
+        self.assertEqual({"wrong" in rung.get_attribute("class").split() for rung in rungs}, {True})
+        self.assertEqual([rung for rung in rungs if "first wrong" in rung.text], rungs[:1])
+        said = self.page.text("#ladder-text")
+        self.assertRegex(said, r"Even the biggest child, .* MMACs, is wrong\. Right is the example's label, Sandal\.")
+
     def test_the_page_follows_another_model(self):
         kept = self.server.children()[:-2]
         biggest = kept[-1]["id"]
@@ -62,7 +82,7 @@ class Reload(PageTest):
 
         self.rename("Trouser", "Slacks")
         self.change("family.json", lambda family: family.update(children=family["children"][:-2]))
-        # They are those of the whole family; without them, the images that the model has too are what children are recalibrated on.
+        # The statistics are those of the whole family. Without them, children are recalibrated on the images that the model has too.
         self.change("model.json", lambda card: card.pop("statistics"))
         (self.model / "statistics.safetensors").unlink()
         self.change("examples/examples.json", lambda index: index["examples"].pop())

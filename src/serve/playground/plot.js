@@ -8,8 +8,8 @@ export const MARGIN = { top: 14, right: 16, bottom: 34, left: 48 };
 const WORDS = { loaded: 'loaded', disk: 'on disk', unbuilt: 'not built' };
 /** How far from the bottom children stand whose accuracy nobody has measured, in pixels. */
 const UNKNOWN_PX = 12;
-/** How far around its point a child is clicked where no other is near: a finger is no pointer. */
-const MAX_REACH_PX = 14;
+/** How far around its point a child is clicked: a finger is no pointer, and where others are near, the next one has its own. */
+const REACH_PX = { min: 4, max: 14 };
 
 /** The two costs that a child can be drawn against. */
 export const AXES = {
@@ -141,11 +141,11 @@ function place(marks, drawn, at, view, on) {
   for (const mark of points) mark.setAttribute('tabindex', mark === reached ? '0' : '-1');
 }
 
-/** How far around a point a click is meant for it: no further than half the way to the next one. */
+/** How far around a point a click is meant for it: half the way to the next one at most, if that can be hit at all. */
 function reach(index, places) {
   const [px, py] = places[index];
   const others = places.filter((_, other) => other !== index).map(([x, y]) => Math.hypot(x - px, y - py));
-  return Math.min(MAX_REACH_PX, ...others.map((distance) => distance / 2));
+  return Math.max(REACH_PX.min, Math.min(REACH_PX.max, ...others.map((distance) => distance / 2)));
 }
 
 /** What a mark stands for, and where it is. */
