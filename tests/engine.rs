@@ -465,7 +465,8 @@ async fn a_best_child_that_cannot_be_built_fails_only_who_names_it() {
         let (best, smallest) = (*ids(&engine).last().unwrap(), ids(&engine)[0]);
         engine.classify(smallest, vec![patch(0)]).await.unwrap();
         std::fs::remove_dir_all(cache.path().join("built")).unwrap();
-        std::fs::remove_file(model.path().join("calibration.safetensors")).unwrap();
+        let (images, away) = (model.path().join("calibration.safetensors"), model.path().join("away"));
+        std::fs::rename(&images, &away).unwrap();
         let failed = || engine.metrics().builds.with_label_values(&["error"]).get();
         // The second does not wait for another attempt.
         for _ in 0..2 {
@@ -475,5 +476,12 @@ async fn a_best_child_that_cannot_be_built_fails_only_who_names_it() {
         let named = engine.classify(best, vec![patch(1)]).await;
         assert!(matches!(named, Err(ClassifyError::Build(_))), "{named:?}");
         assert_eq!(failed(), 2, "who has no other child tries again");
+        // A load that succeeds ends it, though memory has no room for two.
+        std::fs::rename(&away, &images).unwrap();
+        for id in [best, smallest] {
+            engine.classify(id, vec![patch(0)]).await.unwrap();
+        }
+        let answer = engine.classify(within(&engine, Budget::default(), deadline), vec![patch(1)]).await.unwrap();
+        assert_eq!(answer.child, best, "{deadline:?}");
     }
 }

@@ -20,13 +20,15 @@ impl Failures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that a load failed, and remembers it for a while.
-    pub(super) fn report(&self, child: ChildId, error: &BuildError) {
-        let error = error as &dyn Error;
-        tracing::error!(%child, error, "the child cannot be built or loaded");
+    /// What a load has come to: a failure is said, and remembered for a while or until a load succeeds.
+    pub(super) fn learn(&self, child: ChildId, failure: Option<&BuildError>) {
         let mut failures = self.lock();
-        failures.retain(|_, when| when.elapsed() < TRY_AGAIN_AFTER);
-        failures.insert(child, Instant::now());
+        failures.retain(|&other, when| other != child && when.elapsed() < TRY_AGAIN_AFTER);
+        if let Some(error) = failure {
+            failures.insert(child, Instant::now());
+            let error = error as &dyn Error;
+            tracing::error!(%child, error, "the child cannot be built or loaded");
+        }
     }
 
     /// Whether it was too short a time ago to try again without need.

@@ -146,9 +146,7 @@ impl Engine {
             let registered = Registered { inner: Arc::clone(&inner), child: id };
             let begin = Instant::now();
             let outcome = inner.load_now(&child);
-            if let Err(error) = &outcome {
-                inner.loading.failures.report(id, error);
-            }
+            inner.loading.failures.learn(id, outcome.as_ref().err());
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
