@@ -160,8 +160,11 @@ fn cifars_binary_batches_are_read_in_order() {
     let ten = |name: fn(u8) -> String| (0..10).map(name).collect::<Vec<_>>();
     let named = DataOptions { class_names: Some(ten(|i| format!("class {i}"))), ..options() };
     assert_eq!(ImageSet::open(&folder, Split::Test, named).expect("opens").classes(), ten(|i| format!("class {i}")));
-    let few = DataOptions { class_names: Some(vec!["x".into(), "y".into()]), ..options() };
-    assert!(matches!(ImageSet::open(&folder, Split::Test, few), Err(DataError::UnknownClass { .. })));
+    for count in [2, 11] {
+        let names = (0..count).map(|i| format!("class {i}")).collect();
+        let error = ImageSet::open(&folder, Split::Test, DataOptions { class_names: Some(names), ..options() }).expect_err("not ten");
+        assert!(error.to_string().contains(&format!("{count} names of classes are given; CIFAR-10 has 10 classes")), "{error}");
+    }
     fs::remove_file(folder.join("batches.meta.txt")).expect("removes");
     assert_eq!(ImageSet::open(&folder, Split::Test, options()).expect("opens").classes(), ten(|i| i.to_string()));
 }
@@ -219,6 +222,33 @@ fn folders_are_classes_in_order() {
     let empty = tempfile::tempdir().expect("a directory");
     fs::create_dir_all(empty.path().join("train/apple")).expect("creates");
     assert!(matches!(ImageSet::open(empty.path(), Split::Train, options()), Err(DataError::Layout { .. })));
+}
+
+/// ImageNet comes with a `test` that holds pictures without labels, beside its `val`.
+#[test]
+fn test_images_without_labels_do_not_hide_those_with() {
+    let dir = folder_dir();
+    let (test, val) = (dir.path().join("test"), dir.path().join("val"));
+    fs::rename(&test, &val).expect("renames");
+    fs::create_dir(&test).expect("creates");
+    fs::copy(val.join("pear/0.png"), test.join("0.png")).expect("copies");
+    let set = ImageSet::open(dir.path(), Split::Test, options()).expect("opens");
+    assert_eq!((set.len(), set.label(0)), (1, Some(1)));
+    fs::remove_dir_all(val).expect("removes");
+    assert!(matches!(ImageSet::open(dir.path(), Split::Test, options()), Err(DataError::Layout { .. })));
+}
+
+#[test]
+fn names_that_do_not_fit_the_images_come_to_light() {
+    let dir = folder_dir();
+    let open = |names: &[&str]| {
+        let class_names = Some(names.iter().map(|&name| name.to_owned()).collect());
+        ImageSet::open(dir.path(), Split::Train, DataOptions { class_names, ..options() })
+    };
+    assert!(open(&["apple", "pear"]).expect("opens").classes_without_images().is_empty());
+    assert_eq!(open(&["fruit", "apple", "nut", "pear"]).expect("opens").classes_without_images(), ["fruit", "nut"]);
+    let error = open(&["apple", "pear", "apple"]).expect_err("named twice").to_string();
+    assert!(error.contains("two classes are called apple"), "{error}");
 }
 
 /// ImageNet's validation images lie in folders of classes, with no `train` or `val` above them.
@@ -288,11 +318,17 @@ fn corrupt_files_are_skipped_up_to_the_limit() {
     }
     assert_eq!(set.skipped().len(), 2);
     assert!(set.skipped()[0].ends_with("apple/1.png"));
+    // What cannot be read at all counts as what cannot be decoded.
+    std::os::unix::fs::symlink("nowhere", dir.path().join("train/apple/9.png")).expect("links");
+    let linked = open(3);
+    assert!(linked.len() == 7 && linked.pixels_or_skip(3).expect("within the limit").is_none());
+    assert!(linked.skipped()[0].ends_with("apple/9.png"));
+    fs::remove_file(dir.path().join("train/apple/9.png")).expect("removes");
 
     let strict = open(1);
     assert!(strict.pixels_or_skip(1).expect("one is fine").is_none());
     let message = strict.pixels_or_skip(5).expect_err("two are not").to_string();
-    assert!(message.starts_with("2 image files cannot be decoded, 1 may be skipped"), "{message}");
+    assert!(message.starts_with("2 image files cannot be read, 1 may be skipped"), "{message}");
     assert!(message.contains("apple/1.png"), "{message}");
 
     // Training replaces the skipped images by the next; evaluation leaves them out.

@@ -82,6 +82,19 @@ pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
+/// Checks names of classes that were given elsewhere, for the batches in `folder`.
+///
+/// # Errors
+///
+/// [`DataError::Format`] where they are not ten.
+pub(super) fn check_names(names: &[String], folder: &Path) -> Result<(), DataError> {
+    if names.len() == CLASSES {
+        return Ok(());
+    }
+    let problem = format!("{} names of classes are given; CIFAR-10 has {CLASSES} classes", names.len());
+    Err(DataError::Format { path: folder.to_owned(), problem })
+}
+
 impl CifarImages {
     /// Number of images.
     pub fn len(&self) -> usize {

@@ -49,6 +49,12 @@ pub enum DataError {
         /// How many classes there are.
         classes: usize,
     },
+    /// Two classes of the same name.
+    #[error("two classes are called {class}: name every class once")]
+    TwiceNamed {
+        /// Their name.
+        class: String,
+    },
     /// An image file could not be decoded.
     #[error("{}: the image cannot be decoded", path.display())]
     Decode {
@@ -57,9 +63,9 @@ pub enum DataError {
         /// Why.
         source: DecodeError,
     },
-    /// More undecodable files than may be skipped.
+    /// More unreadable files than may be skipped.
     #[error(
-        "{count} image files cannot be decoded, {limit} may be skipped; the first is {}: replace or remove them, or allow more with \
+        "{count} image files cannot be read, {limit} may be skipped; the first is {}: replace or remove them, or allow more with \
          --max-corrupt",
         first.display()
     )]

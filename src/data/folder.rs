@@ -14,6 +14,14 @@ pub(super) struct ImageFile {
     pub label: usize,
 }
 
+/// The first of `folders` in `dir` that holds folders of classes: ImageNet's `test` holds pictures without labels, beside its `val`.
+/// Where none does, the first that there is.
+pub(super) fn of_split(dir: &Path, folders: &[&str]) -> Option<PathBuf> {
+    let there: Vec<PathBuf> = folders.iter().map(|name| dir.join(name)).filter(|path| path.is_dir()).collect();
+    let has_classes = |path: &&PathBuf| class_names(path).is_ok_and(|names| !names.is_empty());
+    there.iter().find(has_classes).or(there.first()).cloned()
+}
+
 /// The sorted names of the class folders in `split_dir`.
 ///
 /// # Errors
@@ -42,7 +50,8 @@ pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile
         let Some(label) = classes.iter().position(|class| *class == name) else {
             return Err(DataError::UnknownClass { path: dir, class: name, classes: classes.len() });
         };
-        let paths = visible_entries(&dir)?.into_iter().filter(|path| path.is_file());
+        // A link that leads nowhere is a file that cannot be read, and is reported as one.
+        let paths = visible_entries(&dir)?.into_iter().filter(|path| !path.is_dir());
         files.extend(paths.map(|path| ImageFile { path, label }));
     }
     files.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));

@@ -36,7 +36,7 @@ pub struct DataOptions {
     pub background: [u8; 3],
     /// How large an image may be.
     pub limits: DecodeLimits,
-    /// How many files may fail to decode before that is an error.
+    /// How many files may be unreadable, or no images, before that is an error.
     pub max_corrupt: usize,
 }
 
@@ -48,7 +48,7 @@ pub struct ImageSet {
     /// Which of the images there are; all, if none.
     chosen: Option<Vec<usize>>,
     options: DataOptions,
-    /// Files that failed to decode, by their index.
+    /// Files that could not be read, by their index.
     corrupt: Mutex<BTreeMap<usize, PathBuf>>,
 }
 
@@ -77,6 +77,12 @@ fn single_split(dir: &Path) -> Option<PathBuf> {
     (!names.is_empty() && !names.iter().any(is_split)).then(|| dir.to_owned())
 }
 
+/// A name that stands in `names` twice.
+fn twice(names: &[String]) -> Option<&str> {
+    let mut seen = BTreeSet::new();
+    names.iter().find(|name| !seen.insert(name.as_str())).map(String::as_str)
+}
+
 impl DataOptions {
     /// Images as a model wants them; no file may be corrupt.
     pub fn new(preprocessing: &Preprocessing) -> Self {
@@ -101,6 +107,9 @@ impl ImageSet {
     ///
     /// [`DataError`], naming the file; images in folders are not looked at yet.
     pub fn open(dir: &Path, split: Split, options: DataOptions) -> Result<Self, DataError> {
+        if let Some(class) = options.class_names.as_deref().and_then(twice) {
+            return Err(DataError::TwiceNamed { class: class.to_owned() });
+        }
         let (prefix, folders) = split.names();
         let expected = format!("{prefix}-images-idx3-ubyte");
         if let Some(images) = idx::find(dir, &expected) {
@@ -111,7 +120,7 @@ impl ImageSet {
         if let Some(folder) = cifar::find(dir) {
             return Self::from_cifar(cifar::read(&folder, split)?, &folder, options);
         }
-        let split_dir = folders.iter().map(|name| dir.join(name)).find(|path| path.is_dir()).or_else(|| match split {
+        let split_dir = folder::of_split(dir, folders).or_else(|| match split {
             Split::Train => None,
             Split::Test => single_split(dir),
         });
@@ -123,6 +132,13 @@ impl ImageSet {
         };
         let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
         if set.is_empty() { Err(layout()) } else { Ok(set) }
+    }
+
+    /// Classes that have no image here, as it may be in a part of a data set, or where the names of its classes are another's.
+    #[must_use]
+    pub fn classes_without_images(&self) -> Vec<&str> {
+        let found: BTreeSet<usize> = (0..self.len()).filter_map(|index| self.label(index)).collect();
+        self.classes.iter().enumerate().filter(|(label, _)| !found.contains(label)).map(|(_, name)| name.as_str()).collect()
     }
 
     fn from_idx(images: IdxImages, options: DataOptions) -> Result<Self, DataError> {
@@ -142,10 +158,7 @@ impl ImageSet {
             Some(names) => names.clone(),
             None => cifar::class_names(folder)?,
         };
-        let highest = (0..images.len()).filter_map(|index| images.label(index)).max().unwrap_or(0);
-        if highest >= classes.len() {
-            return Err(DataError::UnknownClass { path: folder.to_owned(), class: highest.to_string(), classes: classes.len() });
-        }
+        cifar::check_names(&classes, folder)?;
         Ok(Self { classes, images: Images::Cifar(images), chosen: None, options, corrupt: Mutex::default() })
     }
 
@@ -255,20 +268,20 @@ impl ImageSet {
         }
     }
 
-    /// Image `index`, or `None` if its file cannot be decoded and may be skipped. Such a file is logged the first time.
+    /// Image `index`, or `None` if its file cannot be read or decoded and may be skipped. Such a file is logged the first time.
     ///
     /// # Errors
     ///
-    /// [`DataError::TooManyCorrupt`] once more distinct files failed than the options allow, and the other errors of
-    /// [`Self::pixels`].
+    /// [`DataError::TooManyCorrupt`] once more distinct files failed than the options allow, and [`DataError::OutOfRange`].
     pub fn pixels_or_skip(&self, index: usize) -> Result<Option<Pixels>, DataError> {
-        let (path, source) = match self.pixels(index) {
-            Err(DataError::Decode { path, source }) => (path, source),
+        let (path, problem) = match self.pixels(index) {
+            Err(DataError::Decode { path, source }) => (path, source.to_string()),
+            Err(DataError::Io { path, source }) => (path, source.to_string()),
             other => return other.map(Some),
         };
         let mut corrupt = self.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
         if corrupt.insert(index, path.clone()).is_none() {
-            tracing::warn!(path = %path.display(), error = %source, "skipping an image that cannot be decoded");
+            tracing::warn!(path = %path.display(), error = problem, "skipping an image that cannot be read");
         }
         let limit = self.options.max_corrupt;
         if corrupt.len() > limit {
