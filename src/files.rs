@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// Writes `bytes` to `path`: a temporary file beside it, fsync, rename, fsync of the directory.
 ///
@@ -20,17 +20,50 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever `write` or the file system says; `path` then keeps what it held before.
 pub fn replace_atomically<E: From<io::Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let temporary = NamedTempFile::new_in(directory)?.into_temp_path();
-    write(&temporary)?;
-    let file = File::open(&temporary)?;
-    make_readable(&file)?;
-    file.sync_all()?;
-    temporary.persist(path).map_err(io::Error::from)?;
-    Ok(File::open(directory)?.sync_all()?)
+    Ok(Staged::new(path, write)?.commit()?)
+}
+
+/// A file that lies complete beside the one that it is to replace. Whoever replaces several stages all of them first, so that a full disk
+/// leaves all as they were. Dropped, it goes.
+#[derive(Debug)]
+pub struct Staged {
+    temporary: TempPath,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Lets `write` fill a temporary file that is to become `path`, and sees it onto the disk.
+    ///
+    /// # Errors
+    /// Whatever `write` or the file system says.
+    pub fn new<E: From<io::Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<Self, E> {
+        let temporary = NamedTempFile::new_in(directory(path))?.into_temp_path();
+        write(&temporary)?;
+        let file = File::open(&temporary)?;
+        make_readable(&file)?;
+        file.sync_all()?;
+        Ok(Self { temporary, path: path.to_owned() })
+    }
+
+    /// Where it lies now.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Takes its place.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn commit(self) -> io::Result<()> {
+        self.temporary.persist(&self.path).map_err(io::Error::from)?;
+        File::open(directory(&self.path))?.sync_all()
+    }
+}
+
+/// The directory that `path` lies in.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Lower-case hexadecimal SHA-256 of `bytes`.

@@ -5,7 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use bignas::checkpoint::{Draft, Model, Weights};
+use bignas::checkpoint::{Draft, GammaInit, Model, Weights};
+use bignas::space::layout;
 use common::TestModel;
 
 /// The error of opening `directory`, with its causes.
@@ -139,6 +140,29 @@ fn a_model_made_anew_keeps_only_what_is_still_true() {
     for (weights, statistics, images, expected) in cases {
         assert_eq!(made(weights, statistics, images), expected, "with statistics: {statistics}, with images: {images}");
     }
+}
+
+/// A model that cannot be made leaves the one that lies there as it was.
+#[test]
+fn what_is_refused_replaces_nothing() {
+    let model = TestModel::new();
+    let before = model.open();
+    let card = before.card.clone();
+    let draft = Draft {
+        name: card.name,
+        labels: vec!["all".to_owned()],
+        class_folders: None,
+        preprocessing: card.preprocessing,
+        space: card.space.clone(),
+        calibration: None,
+        training: None,
+    };
+    let weights = Weights::random(&layout(&card.space, 1), 4, GammaInit::ZeroLast);
+    let message = Model::create(model.path(), draft, weights).unwrap_err().to_string();
+    assert!(message.contains("1 labels; a model has between 2 and 100000"), "{message}");
+    let after = model.open();
+    assert!(after.card == before.card && after.weights == before.weights);
+    assert!(after.calibration_images().unwrap().is_some());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `model.json`: what a model says of itself.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,8 @@ use crate::space::SearchSpace;
 
 /// Version of the directory's layout.
 pub(super) const FORMAT: u32 = 1;
-/// Most classes that a model may tell apart.
-const MAX_CLASSES: usize = 100_000;
+/// How many classes a model may tell apart.
+pub(crate) const CLASSES: RangeInclusive<usize> = 2..=100_000;
 
 /// `model.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,8 +94,8 @@ impl ModelCard {
         if self.format != FORMAT {
             return problem(format!("format {} is not supported; this program reads format {FORMAT}", self.format));
         }
-        if self.labels.len() < 2 || self.labels.len() > MAX_CLASSES {
-            return problem(format!("{} labels; a model has between 2 and {MAX_CLASSES}", self.labels.len()));
+        if !CLASSES.contains(&self.labels.len()) {
+            return problem(format!("{} labels; a model has between {} and {}", self.labels.len(), CLASSES.start(), CLASSES.end()));
         }
         if let Some(folders) = self.class_folders.as_ref().filter(|folders| folders.len() != self.labels.len()) {
             return problem(format!("{} class_folders for {} labels", folders.len(), self.labels.len()));

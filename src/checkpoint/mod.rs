@@ -9,6 +9,8 @@ mod statistics;
 mod statistics_file;
 mod weights;
 
+#[cfg(feature = "train")]
+pub(crate) use card::CLASSES;
 pub use card::{Calibration, ModelCard, ShippedStatistics};
 pub use error::ModelError;
 pub use examples::Example;

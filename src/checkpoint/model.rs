@@ -96,9 +96,10 @@ impl Model {
         std::fs::create_dir_all(directory).map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
         let path = directory.join(MODEL);
         let before: Option<ModelCard> = read_json(&path).ok();
-        let weights_sha256 = weights.write(&directory.join(WEIGHTS))?;
+        let (staged_weights, weights_sha256) = weights.stage(&directory.join(WEIGHTS))?;
+        let mut staged = vec![staged_weights];
         let calibration = draft.calibration.map(|(images, batch, seed)| {
-            images.write(&directory.join(CALIBRATION))?;
+            staged.push(images.stage(&directory.join(CALIBRATION))?);
             Ok::<_, ModelError>(Calibration { images: images.count(), batch, seed, sha256: images.sha256() })
         });
         let same = |before: &ModelCard| {
@@ -120,6 +121,9 @@ impl Model {
             training: draft.training,
         };
         card.check(&path)?;
+        for file in staged {
+            file.commit().map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
+        }
         write_json(&path, &card)?;
         let gone = [(FAMILY, goes), (STATISTICS, goes), (CALIBRATION, card.calibration.is_none())];
         for (file, _) in gone.into_iter().filter(|(_, goes)| *goes) {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::patch_set::PatchSet;
-use crate::files::write_atomically;
+use crate::files::Staged;
 use crate::image::{Preprocessing, ShapeError, resample_normalised};
 
 /// The one tensor in the file.
@@ -97,6 +97,15 @@ impl CalibrationSet {
     ///
     /// [`DataError::Io`]; [`DataError::Format`] if the values do not fit the sizes.
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
+        self.stage(path)?.commit().map_err(|source| DataError::Io { path: path.to_owned(), source })
+    }
+
+    /// Writes beside `path` the safetensors file that is to replace it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`].
+    pub fn stage(&self, path: &Path) -> Result<Staged, DataError> {
         let format = |problem: String| DataError::Format { path: path.to_owned(), problem };
         let shape = self.shape().to_vec();
         let floats: Vec<u8>;
@@ -109,7 +118,7 @@ impl CalibrationSet {
         };
         let view = view.map_err(|error| format(error.to_string()))?;
         let bytes = safetensors::serialize([(TENSOR, view)], None).map_err(|error| format(error.to_string()))?;
-        write_atomically(path, &bytes).map_err(|source| DataError::Io { path: path.to_owned(), source })
+        Staged::new(path, |temporary| std::fs::write(temporary, bytes)).map_err(|source| DataError::Io { path: path.to_owned(), source })
     }
 
     /// Reads a file with one tensor, `images`, in the shape `[N, 1 or 3, S, S]`: bytes are pixels, and float32 values are

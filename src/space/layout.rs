@@ -16,8 +16,10 @@ pub struct TensorSpec {
 /// How a tensor starts before training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
-    /// Convolution weight: normal with variance 2 / fan_out (EfficientNet).
+    /// Convolution weight `[c_out, c_in, k, k]`: normal with variance 2 / (k² · c_out) (EfficientNet).
     Convolution,
+    /// Depthwise convolution weight `[c, 1, k, k]`: normal with variance 2 / k² (EfficientNet).
+    Depthwise,
     /// Linear weight: uniform within ±1/√outputs (EfficientNet).
     Linear,
     /// Scale of a batch norm.
@@ -64,8 +66,12 @@ impl Layout {
 
     fn conv_norm(&mut self, name: &str, [c_out, c_in, kernel]: [usize; 3], gamma: Init) {
         self.push(&format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Init::Convolution);
-        self.push(&format!("{name}.bn.weight"), &[c_out], gamma);
-        self.push(&format!("{name}.bn.bias"), &[c_out], Init::Shift);
+        self.norm(name, c_out, gamma);
+    }
+
+    fn norm(&mut self, name: &str, channels: usize, gamma: Init) {
+        self.push(&format!("{name}.bn.weight"), &[channels], gamma);
+        self.push(&format!("{name}.bn.bias"), &[channels], Init::Shift);
     }
 
     fn block(&mut self, space: &SearchSpace, stage: &Stage, name: &str, inputs: &[usize], layer: usize) {
@@ -75,7 +81,9 @@ impl Layout {
         if most(&stage.expansion) > 1 {
             self.conv_norm(&format!("{name}.expand"), [expanded, c_in, 1], Init::Gamma);
         }
-        self.conv_norm(&format!("{name}.depthwise"), [expanded, 1, most(&stage.kernel)], Init::Gamma);
+        let kernel = most(&stage.kernel);
+        self.push(&format!("{name}.depthwise.weight"), &[expanded, 1, kernel, kernel], Init::Depthwise);
+        self.norm(&format!("{name}.depthwise"), expanded, Init::Gamma);
         if let Some(squeeze) = &stage.squeeze_excite {
             let reduced = squeeze.reduced(c_in, expanded);
             self.push(&format!("{name}.se.reduce.weight"), &[reduced, expanded, 1, 1], Init::Convolution);
