@@ -59,7 +59,10 @@ fn from_a_folder_of_images_to_an_exported_child() {
     let mut training = bignas(here, &[&start[..], &shape].concat());
     let mut training = training.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut said = BufReader::new(training.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(said.any(|line| line.starts_with("step 1 of 36")), "the first step is reported");
+    let first = said.find(|line| line.starts_with("step 1 of 36")).expect("the first step is reported");
+    for part in ["epoch 1, loss ", " biggest, ", " smallest, learning rate ", " images/s", " GiB, ", " min left"] {
+        assert!(first.contains(part), "{first:?} lacks {part:?}");
+    }
     let interrupted = Command::new("kill").args(["-INT", &training.id().to_string()]).status().expect("runs");
     assert!(interrupted.success());
     let rest: Vec<String> = said.collect();
@@ -133,6 +136,12 @@ fn models_are_not_replaced_by_mistake(here: &Path, train: &[&str]) {
     let text = succeed(bignas(here, &[train, &["--resume"]].concat()));
     assert!(text.contains("the weights are those that its family was searched in"), "{text}");
     assert_eq!(family(), before);
+    // A run replaces its own model when it goes on, and no other that happens to be named.
+    succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "other"]));
+    let aimed: Vec<&str> = train.iter().map(|&word| if word == "model" { "other" } else { word }).chain(["--resume"]).collect();
+    let output = bignas(here, &aimed).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("other holds a model already: name another directory"), "{said}");
     succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "random"]));
     succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "random", "--replace"]));
 }
@@ -342,6 +351,12 @@ fn colour_images_are_trained_in_colour() {
     assert_eq!((card().space.name.as_str(), card().space.input_channels, card().space.shortcut), ("cifar10", 3, Shortcut::PoolSame));
     assert_eq!(card().augment().auto_augment, Some(Policy::Cifar10));
 
+    // A resumed run still knows that it is to ship no images.
+    let again = ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "2", "--name", "second", "--resume"];
+    let text = succeed(bignas(here, &again));
+    assert!(text.contains("--calibration DIR") && !here.join("model/calibration.safetensors").exists(), "{text}");
+    assert_eq!((card().name.as_str(), card().calibration), ("second", None));
+
     let refused = train("run", &["--resume", "--without", "transition-skips"]).output().expect("runs");
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && error.contains("--without transition-skips is not what run was begun with"), "{error}");
@@ -356,11 +371,14 @@ fn a_handful_of_images_is_enough() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
     write_images(&here.join("images"), 4);
-    let arguments = ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "1", "--batch-size", "4"];
+    fs::write(here.join("names.txt"), "no stripes\nacross\ndown\nslanted\n").expect("writes");
+    let arguments =
+        ["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", "1", "--batch-size", "4", "--labels", "names.txt"];
     fs::remove_dir_all(here.join("images/test")).expect("removes");
     let output = bignas(here, &arguments).output().expect("runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("images: there are no test images"), "{said}");
+    assert!(said.contains("1 of 4 classes have no training image, the first of them no stripes"), "{said}");
     let model = Model::open(&here.join("model")).expect("a model directory");
     assert_eq!(model.card.calibration.map(|calibration| (calibration.images, calibration.batch)), Some((12, 12)));
 }
@@ -409,7 +427,7 @@ fn a_run_goes_on_as_what_it_was_begun() {
     assert!(newest.as_deref() > Some("step-00000006".as_ref()), "the steps before the damaged file are kept: {newest:?}");
     let output = train(&[&more[..], &["--max-corrupt", "1"]].concat()).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && error.contains("WARN skipping an image that cannot be decoded"), "{error}");
+    assert!(output.status.success() && error.contains("WARN skipping an image that cannot be read"), "{error}");
     assert!(error.contains("06.png"), "what is skipped is named: {error}");
     assert!(error.contains("1 images could not be read and were skipped, the first of them images/train/across/06.png"), "{error}");
     assert_eq!(Model::open(&here.join("model")).expect("a model").card.training.expect("told")["images"], 71, "those that could be read");

@@ -11,7 +11,8 @@ use bignas::data::{Augment, DataError, DataOptions, ImageSet, Policy, RandomCrop
 use bignas::image::{Filter, Preprocessing};
 use bignas::space::{SearchSpace, layout, preset};
 use bignas::train::{
-    Checkpoint, Decay, Given, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, TrainError, TrainSettings, run,
+    Checkpoint, Decay, Given, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, RunState, TrainError, TrainSettings, Wanted,
+    run,
 };
 use tempfile::TempDir;
 
@@ -81,6 +82,7 @@ impl Bench {
             space: &self.space,
             train: Arc::new(self.source(Split::Train)),
             validation: Some(&validation),
+            wanted: Wanted::default(),
             directory: &self.path(name),
             threads: self.threads,
             loader_threads: self.threads,
@@ -202,6 +204,13 @@ fn runs_that_cannot_start_say_why() {
     drop(held);
     bench.one_step("begun", false);
 
+    let labels = bench.directory.path().join("train-labels-idx1-ubyte");
+    let three = fs::read(&labels).expect("reads");
+    fs::write(&labels, [&three[..8], &[0; BATCH * STEPS as usize + 1]].concat()).expect("writes");
+    let message = bench.run("single", false).expect_err("one class").to_string();
+    assert!(message.contains("the training images are of 1 classes; a model tells 2 to 100000 apart"), "{message}");
+    fs::write(&labels, three).expect("writes");
+
     let before = bench.settings.clone();
     bench.settings.seed += 1;
     let message = bench.run("taken", true).expect_err("another seed").to_string();
@@ -213,7 +222,7 @@ fn runs_that_cannot_start_say_why() {
     bench.settings.batch_size = 100;
     let refused = bench.run("few", false);
     assert!(matches!(refused, Err(TrainError::Data(DataError::TooFew { len: 9, batch_size: 100 }))), "{refused:?}");
-    for run in ["colour", "few"] {
+    for run in ["colour", "few", "single"] {
         assert!(!bench.path(run).exists(), "nothing is made before the job is known to fit");
     }
 }
@@ -230,9 +239,10 @@ fn a_run_never_goes_back() {
 
 #[test]
 fn damaged_checkpoints_are_refused_by_name() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.settings.average = Some(0.9);
     let checkpoint = bench.one_step("run", false);
-    for file in ["state.json", "weights.safetensors", "momentum.safetensors", "mean_square.safetensors"] {
+    for file in ["state.json", "weights.safetensors", "momentum.safetensors", "mean_square.safetensors", "average.safetensors"] {
         let path = checkpoint.join(file);
         let whole = fs::read(&path).expect("reads");
         let mut flipped = whole.clone();
@@ -247,7 +257,82 @@ fn damaged_checkpoints_are_refused_by_name() {
         assert!(matches!(bench.run("run", true), Err(TrainError::Io { .. })), "{file} is missing");
         fs::write(&path, whole).expect("writes");
     }
+    let path = checkpoint.join("state.json");
+    let whole = fs::read(&path).expect("reads");
+    for (name, value, said) in [
+        ("step", 2, "state.json: it is of step 2, and its directory is not"),
+        ("steps_per_epoch", 0, "state.json: 9 images in batches of 4 do not make 0 steps an epoch"),
+        ("steps_per_epoch", 3, "state.json: 9 images in batches of 4 do not make 3 steps an epoch"),
+    ] {
+        let mut state: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
+        state[name] = value.into();
+        fs::write(&path, state.to_string()).expect("writes");
+        let message = bench.run("run", true).expect_err(name).to_string();
+        assert!(message.contains(said) && message.contains("delete this checkpoint"), "{message:?} lacks {said:?}");
+    }
+    fs::write(&path, whole).expect("writes");
     assert_eq!(bench.newest("run").state.step, 1, "restored, it is whole again");
+}
+
+/// Who is killed between a checkpoint and the validation of its epoch makes up for it.
+#[test]
+fn an_epoch_that_was_not_validated_is_when_the_run_goes_on() {
+    let bench = Bench::new();
+    bench.run("run", false).expect("trains");
+    let log = bench.path("run").join("metrics.jsonl");
+    let whole = lines(&log);
+    let text = fs::read_to_string(&log).expect("reads");
+    fs::write(&log, text.lines().next().expect("the first epoch").to_owned() + "\n").expect("writes");
+    for _ in 0..2 {
+        assert!(matches!(bench.run("run", true), Ok(Outcome::Finished { .. })));
+        assert_eq!(lines(&log), whole, "once, and no more");
+    }
+}
+
+/// A classifier that says the same of every image is right as often as the class occurs, and an average of weights is what is validated.
+#[test]
+fn the_accuracy_told_is_that_of_the_weights() {
+    let mut bench = Bench::new();
+    let labels = bench.directory.path().join("t10k-labels-idx1-ubyte");
+    let header = fs::read(&labels).expect("reads")[..8].to_vec();
+    fs::write(&labels, [&header[..], &[1, 0, 0, 1, 2, 0, 0, 2, 1]].concat()).expect("writes");
+    bench.settings.schedule.rate_per_256 = 1e-12;
+    for (average, class, expected) in [(None, 0, 4.0), (None, 1, 3.0), (Some(0.999), 2, 2.0)] {
+        let start = Weights::random(&layout(&bench.space, 3), 99, GammaInit::Random);
+        let constant = start.iter().map(|(name, tensor)| {
+            let mut tensor = tensor.clone();
+            match name {
+                "classifier.weight" => tensor.data.fill(0.0),
+                "classifier.bias" => tensor.data = (0..3).map(|other| if other == class { 9.0 } else { 0.0 }).collect(),
+                _ => {}
+            }
+            (name.to_owned(), tensor)
+        });
+        bench.start = Some((Weights::new(constant.collect()), "constant"));
+        bench.settings.average = average;
+        let name = format!("class {class}");
+        bench.run(&name, false).expect("trains");
+        for line in lines(&bench.path(&name).join("metrics.jsonl")) {
+            let told = [&line["accuracy_biggest"], &line["accuracy_smallest"]].map(serde_json::Value::as_f64);
+            assert_eq!(told, [Some(expected / 9.0); 2], "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_says_how_to_go_on() {
+    let bench = Bench::new();
+    bench.one_step("run", false);
+    let checkpoint = bench.newest("run");
+    let (run, _) = RunDirectory::resume(&bench.path("run"), layout).expect("a checkpoint");
+    let later = Checkpoint { state: RunState { step: 2, ..checkpoint.state.clone() }, ..checkpoint };
+    let checkpoints = bench.path("run").join("checkpoints");
+    fs::rename(&checkpoints, bench.path("elsewhere")).expect("renames");
+    let message = run.save(&later).expect_err("nowhere to write").to_string();
+    let expected = format!("no checkpoint could be saved in {}; those before it are whole: make room", checkpoints.display());
+    assert!(message.contains(&expected), "{message}");
+    fs::rename(bench.path("elsewhere"), &checkpoints).expect("renames");
+    run.save(&later).expect("there it is again");
 }
 
 #[test]
@@ -303,6 +388,30 @@ fn one_child_can_be_trained() {
     bench.run("both", false).expect("trains");
     let last = lines(&bench.path("both").join("metrics.jsonl")).pop().expect("an epoch");
     assert!(last["accuracy_child"].is_f64() && last["accuracy_biggest"].is_f64() && last["accuracy_smallest"].is_null(), "{last}");
+}
+
+/// Weight decay draws at whole tensors of the child that is regularised, as the optimiser's; where everyone is, at his own part of them.
+#[test]
+fn weight_decay_reaches_what_the_regularised_child_has() {
+    let mut bench = Bench::new();
+    bench.settings.roster = Roster::Child(bench.space.smallest().choices().clone());
+    bench.settings.optimiser.kind = OptimiserKind::Sgd;
+    let before = Weights::random(&layout(&bench.space, 3), bench.settings.seed, GammaInit::ZeroLast);
+    for (decay, regularise, shrinks) in
+        [(0.0, Regularise::Biggest, false), (0.1, Regularise::Biggest, true), (0.1, Regularise::Everyone, false)]
+    {
+        bench.settings.optimiser.weight_decay = decay;
+        bench.settings.regularise = regularise;
+        let Outcome::Finished { weights, .. } = bench.run(&format!("{decay} {regularise:?}"), false).expect("trains") else {
+            panic!("not stopped")
+        };
+        let last = |weights: &Weights, name: &str| weights.get(name).expect("there").data.last().copied().expect("values");
+        let (old, new) = (last(&before, "stem.weight"), last(&weights, "stem.weight"));
+        let shrank = new != old && (new / old) > 0.9 && (new / old) < 1.0;
+        assert!(shrank == shrinks && (shrinks || new == old), "{decay}, {regularise:?}: {old} became {new}");
+        let lacking = "stages.3.2.expand.weight";
+        assert_eq!(last(&before, lacking), last(&weights, lacking), "a layer that the child does not have");
+    }
 }
 
 #[test]

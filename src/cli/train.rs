@@ -4,6 +4,7 @@ pub(super) mod augment;
 mod defaults;
 pub(super) mod flags;
 pub(super) mod models;
+mod what;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,19 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use self::augment::{AugmentFlags, default_augment};
-use self::defaults::{default_preprocessing, default_space};
+use self::augment::AugmentFlags;
 use self::flags::SettingsFlags;
-use self::models::{ModelFlags, Models, folders, given};
+use self::models::{ModelFlags, Models, given};
+use self::what::What;
 use super::common::{Replace, draw_calibration, tell_skipped};
-use super::init::read_space;
 
-use crate::checkpoint::{Draft, Model};
+use crate::checkpoint::{Draft, Model, Weights};
 use crate::data::{Augment, DataError, DataOptions, ImageSet, Source, Split};
-use crate::image::Preprocessing;
 use crate::process::suit_training;
-use crate::space::SearchSpace;
-use crate::train::{Device, Job, Outcome, RunDirectory, RunState, TrainError, TrainSettings, gpu, loader_threads, run as train};
+use crate::train::{Device, Job, Outcome, Provenance, RunDirectory, TrainError, TrainSettings, gpu, loader_threads, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,10 +45,10 @@ pub(super) struct Args {
     /// Name of the model; the search space's, if not given
     #[arg(long)]
     name: Option<String>,
-    /// Training images that the model ships for recalibration; 0 where their licence forbids it: `bignas search --calibration` then
-    /// ships statistics of the family instead
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=65_536))]
-    calibration_images: u32,
+    /// Training images that the model ships for recalibration, 1,024 if not given; 0 where their licence forbids it: `bignas search
+    /// --calibration` then ships statistics of the family instead
+    #[arg(long, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    calibration_images: Option<u32>,
     /// Search space: the name of a preset (bignas, cifar10, fashion-mnist, attentivenas) or a JSON file; by default that of the model to start
     /// from, else what suits the images: fashion-mnist for grey ones, cifar10 for colour ones up to 64 pixels, bignas for larger ones
     #[arg(long)]
@@ -104,40 +102,36 @@ impl Compute {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     suit_training();
-    if !args.resume {
+    if !(args.resume && is_own_model(args)) {
         args.replace.check(&args.model)?;
     }
     let models = args.models.open()?;
     let what = if args.resume { What::resumed(args, &models)? } else { What::from_args(args, &models)? };
     models.check(&what.space)?;
-    let source = |split, augment: &Augment| -> Result<Source> {
-        let options =
-            DataOptions { class_names: what.classes.clone(), max_corrupt: args.max_corrupt, ..DataOptions::new(&what.preprocessing) };
-        let images = ImageSet::open(&args.data, split, options)?;
-        let images = if matches!(split, Split::Train) { trained_on(images, &what.settings)? } else { images };
-        Ok(Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() })
-    };
-    let train_images = source(Split::Train, &what.augment)?;
-    models.check_classes(train_images.images.classes())?;
+    let train_images = trained_on(open(args, &what, Split::Train, what.classes.clone())?, &what.settings)?;
+    models.check_classes(train_images.classes())?;
     models.warn_of_known_images(&what.settings);
-    let validation = match source(Split::Test, &Augment::NONE) {
-        Ok(validation) => Some(validation),
-        Err(error) if matches!(error.downcast_ref(), Some(DataError::Layout { .. })) => {
+    warn_of_empty_classes(&train_images);
+    let source = |images, augment: &Augment| Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() };
+    let validation = match open(args, &what, Split::Test, Some(train_images.classes().to_vec())) {
+        Ok(images) => Some(source(images, &Augment::NONE)),
+        Err(DataError::Layout { .. }) => {
             eprintln!(
                 "{}: there are no test images (test/CLASS/ or val/CLASS/), so no accuracy is reported on the way",
                 args.data.display()
             );
             None
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let job = Job {
         space: &what.space,
         start: models.start.as_ref().map(given),
         teacher: models.teacher.as_ref().map(given),
-        train: Arc::new(train_images),
+        train: Arc::new(source(train_images, &what.augment)),
         validation: validation.as_ref(),
+        wanted: what.wanted.clone(),
         directory: &args.run,
         device: args.device.resolve()?,
         threads,
@@ -149,40 +143,70 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match outcome {
         Outcome::Stopped { checkpoint } => {
             println!("saved {}", checkpoint.display());
-            println!("go on with: {}", resuming(std::env::args()));
+            let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+            println!("go on with: {}", resuming(arguments));
+            Ok(())
         }
-        Outcome::Finished { weights, provenance } => {
-            let (images, preprocessing) = (&job.train.images, what.preprocessing.clone());
-            let calibration = match args.calibration_images {
-                0 => None,
-                count => Some(draw_calibration(&job.train, count as usize, what.settings.seed)?),
-            };
-            // A small data set does not fill the usual batch.
-            let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
-            // What the classes are called to a person, where their folders have other names.
-            let named = models.start.as_ref().map(|model| &model.card).filter(|card| card.class_folders.is_some());
-            let draft = Draft {
-                name: args.name.clone().unwrap_or_else(|| what.space.name.clone()),
-                labels: named.map_or_else(|| images.classes().to_vec(), |card| card.labels.clone()),
-                class_folders: named.and_then(|card| card.class_folders.clone()),
-                preprocessing,
-                space: what.space,
-                calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),
-                training: Some(serde_json::to_value(&provenance)?),
-            };
-            let searched = Model::open(&args.model).is_ok_and(|before| !before.family.members.is_empty());
-            let model = Model::create(&args.model, draft, weights)?;
-            let (path, data) = (model.directory().display(), args.data.display());
-            println!("trained {} steps; wrote {path}", provenance.steps);
-            match (searched, model.family.members.is_empty()) {
-                (_, false) => println!("the weights are those that its family was searched in"),
-                (true, true) => println!("its family was searched in other weights, and is gone"),
-                (false, true) => {}
-            }
-            let images = if model.card.calibration.is_some() { "" } else { " --calibration DIR" };
-            println!("next: bignas search --model {path} --data {data}{images}");
-        }
+        Outcome::Finished { weights, provenance } => create_model(args, &what, &job, &models, weights, &provenance),
     }
+}
+
+/// Whether the model that is to be written lies there already, and this very run wrote it.
+fn is_own_model(args: &Args) -> bool {
+    let own = RunDirectory::model(&args.run);
+    own.is_some_and(|sha256| Model::open(&args.model).is_ok_and(|model| model.card.weights_sha256 == sha256))
+}
+
+/// Opens a part of the data set.
+fn open(args: &Args, what: &What, split: Split, class_names: Option<Vec<String>>) -> Result<ImageSet, DataError> {
+    let options = DataOptions { class_names, max_corrupt: args.max_corrupt, ..DataOptions::new(&what.preprocessing) };
+    ImageSet::open(&args.data, split, options)
+}
+
+/// Warns of classes without a training image: with names of another data set, or a line too many, every label would be another's.
+fn warn_of_empty_classes(images: &ImageSet) {
+    let empty = images.classes_without_images();
+    if let Some(first) = empty.first() {
+        eprintln!(
+            "{} of {} classes have no training image, the first of them {first}: does --labels name the data set's classes, in its order?",
+            empty.len(),
+            images.classes().len()
+        );
+    }
+}
+
+/// Writes the model that a run ended in, and says what to do with it.
+fn create_model(args: &Args, what: &What, job: &Job<'_>, models: &Models, weights: Weights, provenance: &Provenance) -> Result<()> {
+    let images = &job.train.images;
+    let calibration = match what.wanted.calibration_images.unwrap_or(CALIBRATION_IMAGES) {
+        0 => None,
+        count => Some(draw_calibration(&job.train, count as usize, what.settings.seed)?),
+    };
+    // A small data set does not fill the usual batch.
+    let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
+    // What the classes are called to a person, where their folders have other names.
+    let named = models.start.as_ref().map(|model| &model.card).filter(|card| card.class_folders.is_some());
+    let draft = Draft {
+        name: what.wanted.name.clone().unwrap_or_else(|| what.space.name.clone()),
+        labels: named.map_or_else(|| images.classes().to_vec(), |card| card.labels.clone()),
+        class_folders: named.and_then(|card| card.class_folders.clone()),
+        preprocessing: what.preprocessing.clone(),
+        space: what.space.clone(),
+        calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),
+        training: Some(serde_json::to_value(provenance)?),
+    };
+    let searched = Model::open(&args.model).is_ok_and(|before| !before.family.members.is_empty());
+    let model = Model::create(&args.model, draft, weights)?;
+    RunDirectory::remember_model(&args.run, &model.card.weights_sha256)?;
+    let (path, data) = (model.directory().display(), args.data.display());
+    println!("trained {} steps; wrote {path}", provenance.steps);
+    match (searched, model.family.members.is_empty()) {
+        (_, false) => println!("the weights are those that its family was searched in"),
+        (true, true) => println!("its family was searched in other weights, and is gone"),
+        (false, true) => {}
+    }
+    let images = if model.card.calibration.is_some() { "" } else { " --calibration DIR" };
+    println!("next: bignas search --model {path} --data {data}{images}");
     Ok(())
 }
 
@@ -204,92 +228,13 @@ fn resuming(arguments: impl Iterator<Item = String>) -> String {
     given.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Images in a batch of the recalibration.
+/// Images that a model ships for recalibration where nobody says how many, and in a batch of it.
+const CALIBRATION_IMAGES: u32 = 1_024;
 const CALIBRATION_BATCH: usize = 64;
-
-/// What is trained, as flags and files say, or as the run to resume does.
-struct What {
-    space: SearchSpace,
-    preprocessing: Preprocessing,
-    augment: Augment,
-    classes: Option<Vec<String>>,
-    settings: TrainSettings,
-}
-
-impl What {
-    /// What the run did so far, but for what the flags say.
-    fn resumed(args: &Args, models: &Models) -> Result<Self> {
-        let state = RunDirectory::peek(&args.run)?;
-        refuse_changes(args, models, &state)?;
-        let augment = args.augment.change(state.augment)?;
-        let (seed, roster) = (args.seed.unwrap_or(state.settings.seed), state.settings.roster.clone());
-        let settings = TrainSettings { seed, roster, ..args.settings.change(state.settings)? };
-        Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings })
-    }
-
-    fn from_args(args: &Args, models: &Models) -> Result<Self> {
-        let started = models.start.as_ref().or(models.teacher.as_ref()).map(|model| &model.card);
-        let space = match (&args.space, started) {
-            (Some(name), _) => read_space(name)?,
-            (None, Some(card)) => card.space.clone(),
-            (None, None) => {
-                let name = default_space(&args.data)?;
-                eprintln!("search space: {name}, after the first images (--space names another)");
-                read_space(name)?
-            }
-        };
-        let space = args.settings.change_space(space);
-        let preprocessing = match &args.preprocessing {
-            Some(path) => read_json(path)?,
-            None => match started {
-                Some(card) => card.preprocessing.clone(),
-                None => default_preprocessing(&space, &args.data)?,
-            },
-        };
-        preprocessing.validate()?;
-        let augment = args.augment.change(default_augment(&preprocessing))?;
-        // What has a flag of its own goes before the file of settings.
-        let told = args.settings.change(TrainSettings::default())?;
-        let roster = models.roster(&args.models, &space)?.unwrap_or_else(|| told.roster.clone());
-        let classes = args.labels.as_deref().map(read_lines).transpose()?;
-        Ok(Self {
-            classes: classes.or_else(|| started.map(|card| folders(card).to_vec())),
-            settings: TrainSettings { roster, seed: args.seed.unwrap_or(told.seed), ..told },
-            space,
-            preprocessing,
-            augment,
-        })
-    }
-}
-
-/// What a run is about is settled at its beginning: flags that say otherwise are refused.
-fn refuse_changes(args: &Args, models: &Models, state: &RunState) -> Result<()> {
-    let space = args.space.as_deref().map(read_space).transpose()?;
-    let preprocessing: Option<Preprocessing> = args.preprocessing.as_deref().map(read_json).transpose()?;
-    let labels = args.labels.as_deref().map(read_lines).transpose()?;
-    let roster = models.roster(&args.models, &state.space)?;
-    let same = [
-        ("--space", space.is_none_or(|space| args.settings.change_space(space) == state.space)),
-        ("--without zero-gamma", args.settings.change(state.settings.clone())?.zero_gamma == state.settings.zero_gamma),
-        ("--without transition-skips", args.settings.change_space(state.space.clone()) == state.space),
-        ("--preprocessing", preprocessing.is_none_or(|preprocessing| preprocessing == state.preprocessing)),
-        ("--labels", labels.is_none_or(|labels| labels == state.classes)),
-        ("--child or --with-biggest", roster.is_none_or(|roster| roster == state.settings.roster)),
-    ];
-    for (flag, same) in same {
-        ensure!(same, "{flag} is not what {} was begun with: leave it out, or start a new run in another directory", args.run.display());
-    }
-    Ok(())
-}
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not valid", path.display()))
-}
-
-fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.

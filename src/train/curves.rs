@@ -22,6 +22,9 @@ struct Line {
     accuracy_child: Option<f64>,
 }
 
+/// Points of a series in a picture: about one a pixel.
+const MOST_POINTS: usize = 1_000;
+
 /// How a run went so far, as its metrics log tells.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Course {
@@ -73,8 +76,8 @@ pub(super) fn write(log: &Path) -> Result<(), TrainError> {
     // Lines of another kind have no part in the curves.
     let lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let series = |name: &str, scale: f64, value: fn(&Line) -> Option<f64>| {
-        let points = lines.iter().filter_map(|line| Some((line.step as f64, scale * value(line)?))).collect();
-        Series { name: name.to_owned(), mark: Mark::Line, points }
+        let points: Vec<_> = lines.iter().filter_map(|line| Some((line.step as f64, scale * value(line)?))).collect();
+        Series { name: name.to_owned(), mark: Mark::Line, points: thinned(&points) }
     };
     let charts = [
         (
@@ -109,9 +112,28 @@ pub(super) fn write(log: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// `points`, in groups of which each is its mean where there are more than a picture can show.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mean = |group: &[(f64, f64)]| {
+        let (x, y) = group.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+        (x / group.len() as f64, y / group.len() as f64)
+    };
+    points.chunks(points.len().div_ceil(MOST_POINTS).max(1)).map(mean).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_runs_have_no_more_points_than_a_picture_shows() {
+        let line = |count: u32| (0..count).map(|i| (f64::from(i), f64::from(2 * i))).collect::<Vec<_>>();
+        assert_eq!(thinned(&line(MOST_POINTS as u32)), line(MOST_POINTS as u32));
+        let thin = thinned(&line(25_000));
+        assert!(thin.len() <= MOST_POINTS && thin.len() > MOST_POINTS / 2, "{}", thin.len());
+        assert!(thin.iter().all(|(x, y)| (y - 2.0 * x).abs() < 1e-6), "means lie on the same line");
+        assert!(thinned(&[]).is_empty());
+    }
 
     #[test]
     fn a_course_is_read_from_the_log_line_by_line() {

@@ -1,10 +1,11 @@
 //! What can go wrong in training.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::checkpoint::WeightsError;
+use crate::checkpoint::{CLASSES, WeightsError};
 use crate::data::DataError;
 
 /// Training that cannot start, or go on.
@@ -22,9 +23,25 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
-    /// The tensors of a checkpoint could not be read or written.
-    #[error("the checkpoint's tensors cannot be used")]
+    /// The tensors of a checkpoint could not be read.
+    #[error("the checkpoint's tensors cannot be used; delete this checkpoint to resume from the one before")]
     Weights(#[from] WeightsError),
+    /// A checkpoint could not be written.
+    #[error("no checkpoint could be saved in {}; those before it are whole: make room, and go on with --resume", path.display())]
+    Save {
+        /// The directory of the checkpoints.
+        path: PathBuf,
+        /// What the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The state of a checkpoint contradicts itself.
+    #[error("{}: {problem}; delete this checkpoint to resume from the one before", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
     /// The state of a checkpoint could not be understood.
     #[error("{} is not the state of a checkpoint; delete this checkpoint to resume from the one before", path.display())]
     State {
@@ -77,12 +94,30 @@ pub enum TrainError {
         epochs: u64,
     },
     /// The data set and the search space do not fit each other.
-    #[error("the images have {images} channels, but the search space expects {space}")]
+    #[error("the images have {images} channels, but the search space expects {space}: --space or --preprocessing names another")]
     Channels {
         /// Channels of the images.
         images: usize,
         /// Channels of the space.
         space: usize,
+    },
+    /// There is nothing to tell apart, or too much.
+    #[error(
+        "the training images are of {count} classes; a model tells {} to {} apart: every class needs a folder of its own, train/CLASS/",
+        CLASSES.start(),
+        CLASSES.end()
+    )]
+    Classes {
+        /// Classes of the images.
+        count: usize,
+    },
+    /// libtorch failed in the middle of a step: mostly for want of memory.
+    #[error("libtorch could not compute step {step}: {problem}; where memory is what it lacked, a lower --batch-size needs less")]
+    Torch {
+        /// The step, from 1.
+        step: u64,
+        /// What libtorch said.
+        problem: String,
     },
     /// A setting that cannot be.
     #[error("training settings: {name} must be {allowed}")]
@@ -118,4 +153,37 @@ pub enum TrainError {
         /// Says which checkpoint is the last good one.
         checkpoint: String,
     },
+}
+
+/// How a panic of tch begins that hands on what libtorch said.
+const TORCH_SAYS: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"";
+
+/// What `work` computes for `step`, counted from 0, or [`TrainError::Torch`] where libtorch cannot: tch panics then.
+pub(super) fn told_by_torch<T>(step: u64, work: impl FnOnce() -> T) -> Result<T, TrainError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().and_then(|text| text.strip_prefix(TORCH_SAYS));
+        // Its first line says what failed, the others where in libtorch.
+        match said.and_then(|said| said.split("\\n").next()) {
+            Some(problem) => TrainError::Torch { step: step + 1, problem: problem.to_owned() },
+            None => resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn what_libtorch_says_becomes_an_error_and_other_panics_stay_panics() {
+        let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, tch::Device::Cpu));
+        let error = told_by_torch(2, || ones(&[2, 3]).matmul(&ones(&[2, 3]))).unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("libtorch could not compute step 3: mat1 and mat2 shapes cannot be multiplied"), "{message}");
+        assert!(!message.contains("Exception raised"), "{message}");
+        assert!(catch_unwind(|| told_by_torch(2, || panic!("a mistake of ours"))).is_err());
+        assert_eq!(told_by_torch(2, || 5).unwrap(), 5);
+    }
 }

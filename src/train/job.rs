@@ -26,6 +26,8 @@ pub struct Job<'a> {
     pub start: Option<Given<'a>>,
     /// Weights whose biggest child, as it is, stands in for the labels; none, the labels do.
     pub teacher: Option<Given<'a>>,
+    /// What the model that it ends in is to have.
+    pub wanted: Wanted,
     /// The run directory.
     pub directory: &'a Path,
     /// Where to compute.
@@ -36,6 +38,32 @@ pub struct Job<'a> {
     pub loader_threads: usize,
     /// Set from elsewhere to save and stop after the current step.
     pub stop: &'a AtomicBool,
+}
+
+/// What the model that a run ends in is to have beside its weights. A resumed run still knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Training images that it ships for recalibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration_images: Option<u32>,
+}
+
+impl Wanted {
+    /// Whether nothing was said.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is said here, else in `before`.
+    #[must_use]
+    pub fn or(self, before: Self) -> Self {
+        Self { name: self.name.or(before.name), calibration_images: self.calibration_images.or(before.calibration_images) }
+    }
 }
 
 /// Weights that were trained before.

@@ -26,7 +26,7 @@ pub use curves::Course;
 pub use elastic::ElasticNet;
 pub use error::TrainError;
 pub use input::{Normaliser, gpu};
-pub use job::{Given, Job, Outcome, Provenance, loader_threads};
+pub use job::{Given, Job, Outcome, Provenance, Wanted, loader_threads};
 pub use norm::{Norm, Recorder, Statistics};
 pub use optimiser::{Optimiser, OptimiserKind, OptimiserSettings, OptimiserState};
 pub use parameters::Parameters;

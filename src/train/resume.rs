@@ -6,8 +6,9 @@ use super::TrainError;
 use super::run_dir::{Phase, RunState};
 
 impl RunState {
-    /// Goes on with the settings and the augmentation of `told`, and remembers the own ones where they differ.
+    /// Goes on with the settings, the augmentation and the wishes of `told`, and remembers the first two where they differ.
     pub(super) fn adopt(&mut self, told: Self) {
+        self.wanted = told.wanted;
         if (&self.settings, &self.augment) == (&told.settings, &told.augment) {
             return;
         }
@@ -31,7 +32,7 @@ pub(super) fn check_goes_on(path: &Path, expected: &RunState, saved: &RunState) 
         ("teacher (--teacher)", expected.taught == saved.taught && may_be(&expected.teacher_sha256, &saved.teacher_sha256)),
         ("list of classes", expected.classes == saved.classes),
         // A state from before the count was kept says how many steps they make.
-        ("number of images", expected.images == saved.images || saved.images == 0 && expected.steps_per_epoch == saved.steps_per_epoch),
+        ("number of images", [0, expected.images].contains(&saved.images) && expected.steps_per_epoch == saved.steps_per_epoch),
     ];
     if let Some((what, _)) = checks.iter().find(|(_, same)| !same) {
         return Err(TrainError::Changed { path: path.to_owned(), what });

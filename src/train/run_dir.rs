@@ -4,6 +4,7 @@
 //! RUN/metrics.jsonl                         one line a report
 //! RUN/{loss,learning-rate,accuracy}.{svg,png}  the same as curves
 //! RUN/lock                                  held by the process that trains
+//! RUN/model.sha256                          of the weights of the model that it ended in
 //! RUN/checkpoints/step-00000468/            state.json, weights, mean_square, momentum, perhaps average (.safetensors)
 //! ```
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::job::Wanted;
 use super::optimiser::OptimiserState;
 use super::settings::TrainSettings;
 use crate::checkpoint::Weights;
@@ -60,6 +62,9 @@ pub struct RunState {
     /// What held before, where a resumed run was told otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Phase>,
+    /// What the model that the run ends in is to have, where somebody said.
+    #[serde(default, skip_serializing_if = "Wanted::is_nothing")]
+    pub wanted: Wanted,
     /// SHA-256 of every file of the checkpoint.
     #[serde(default)]
     pub sha256: BTreeMap<String, String>,
@@ -103,6 +108,7 @@ const MOMENTUM: &str = "momentum.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
+const MODEL: &str = "model.sha256";
 /// How the names of checkpoints begin, and of those that are being written.
 const STEP: &str = "step-";
 const PARTIAL: &str = ".partial-";
@@ -170,27 +176,46 @@ impl RunDirectory {
     /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
     ///
     /// # Errors
-    /// Whatever the file system says; the checkpoints before are untouched.
+    /// [`TrainError::Save`]; the checkpoints before are untouched.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
         let directory = self.checkpoints().join(format!("{STEP}{:08}", checkpoint.state.step));
         if directory.exists() {
             return Ok(directory);
         }
-        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(self.checkpoints());
-        let partial = partial.map_err(|source| io(&self.checkpoints(), source))?;
+        self.write(checkpoint, &directory).map_err(|source| TrainError::Save { path: self.checkpoints(), source })?;
+        self.prune()?;
+        Ok(directory)
+    }
+
+    /// Writes the checkpoint's files under a temporary name, which becomes `directory`.
+    fn write(&self, checkpoint: &Checkpoint, directory: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(self.checkpoints())?;
         let mut state = checkpoint.state.clone();
         let files =
             [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
         for (name, tensors) in files.into_iter().chain(checkpoint.average.as_ref().map(|average| (AVERAGE, average))) {
             state.sha256.insert(name.to_owned(), tensors.write(&partial.path().join(name))?);
         }
-        let path = partial.path().join(STATE);
-        let text = serde_json::to_vec_pretty(&state).map_err(|source| TrainError::State { path: path.clone(), source })?;
-        write_atomically(&path, &text).map_err(|source| io(&path, source))?;
-        fs::rename(partial.keep(), &directory).map_err(|source| io(&directory, source))?;
-        File::open(self.checkpoints()).and_then(|parent| parent.sync_all()).map_err(|source| io(&directory, source))?;
-        self.prune()?;
-        Ok(directory)
+        write_atomically(&partial.path().join(STATE), &serde_json::to_vec_pretty(&state)?)?;
+        fs::rename(partial.path(), directory)?;
+        // It has another name now, under which it stays.
+        let _ = partial.keep();
+        Ok(File::open(self.checkpoints())?.sync_all()?)
+    }
+
+    /// Remembers the SHA-256 of the weights of the model that this run ended in, so that going on may replace it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn remember_model(path: &Path, sha256: &str) -> Result<(), TrainError> {
+        let file = path.join(MODEL);
+        write_atomically(&file, sha256.as_bytes()).map_err(|source| io(&file, source))
+    }
+
+    /// The SHA-256 of the weights of the model that the run at `path` ended in, where it did.
+    #[must_use]
+    pub fn model(path: &Path) -> Option<String> {
+        fs::read_to_string(path.join(MODEL)).ok()
     }
 
     /// The file of the metrics, one JSON object a line.
@@ -255,7 +280,19 @@ pub(super) fn io(path: &Path, source: std::io::Error) -> TrainError {
 fn read_state(directory: &Path) -> Result<RunState, TrainError> {
     let path = directory.join(STATE);
     let text = fs::read(&path).map_err(|source| io(&path, source))?;
-    serde_json::from_slice(&text).map_err(|source| TrainError::State { path, source })
+    let state: RunState = serde_json::from_slice(&text).map_err(|source| TrainError::State { path: path.clone(), source })?;
+    let named = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(STEP)?.parse().ok());
+    let (images, batch, steps) = (state.images, state.settings.batch_size, state.steps_per_epoch);
+    // States from before the number of images was kept say nothing of it.
+    let epoch = images.checked_div(batch).filter(|_| images > 0).map_or(steps, |steps| steps as u64);
+    let problem = if named != Some(state.step) {
+        format!("it is of step {}, and its directory is not", state.step)
+    } else if steps == 0 || steps != epoch {
+        format!("{images} images in batches of {batch} do not make {steps} steps an epoch")
+    } else {
+        return Ok(state);
+    };
+    Err(TrainError::Contradiction { path, problem })
 }
 
 fn read_tensors(path: &Path, checksum: Option<&String>, layout: &[TensorSpec]) -> Result<Weights, TrainError> {

@@ -1,4 +1,4 @@
-//! The sandwich rule with in-place distillation (paper, 3.1 and 3.2): the gradients of one step.
+//! The sandwich rule with in-place distillation (paper, 3.1): the gradients of one step.
 //!
 //! A step trains the biggest child on the labels, and the smallest and some random ones on the biggest's predictions. Their
 //! gradients add up to one update.

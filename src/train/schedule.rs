@@ -1,4 +1,4 @@
-//! The learning rate: linear warm-up, exponential decay, constant ending (paper, 3.3); other decays to compare with.
+//! The learning rate: linear warm-up, exponential decay, constant ending (paper, 3.1); other decays to compare with.
 
 use serde::{Deserialize, Serialize};
 

@@ -69,7 +69,7 @@ pub enum Roster {
     Space,
     /// One child alone, regularised as the biggest is: what a model of this architecture reaches without a supernet.
     Child(Choices),
-    /// The biggest child, and one that learns from its predictions in the same weights (paper, 5.4: "Distill (B)").
+    /// The biggest child, and one that learns from its predictions in the same weights (paper, 5 and Table 3: "FromScratch, Distill (B)").
     BiggestAnd(Choices),
 }
 
@@ -126,8 +126,9 @@ impl TrainSettings {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let share = |value: f64| (0.0..1.0).contains(&value);
         let checks = [
-            ("epochs", self.epochs > 0, "1 or more"),
-            ("batch_size", self.batch_size > 1, "2 or more"),
+            ("epochs", (1..=100_000).contains(&self.epochs), "from 1 to 100000"),
+            ("batch_size", (2..=65_535).contains(&self.batch_size), "from 2 to 65535"),
+            ("random_children", self.random_children <= 64, "at most 64"),
             ("distillation", self.sandwich || !self.distillation, "false where sandwich is: without the biggest child nobody teaches"),
             ("label_smoothing", share(self.label_smoothing), "from 0 to below 1"),
             ("average", self.average.is_none_or(|decay| decay > 0.0 && share(decay)), "between 0 and 1"),
@@ -175,11 +176,12 @@ impl TrainSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::{Decay, OptimiserKind};
 
     #[test]
     fn impossible_settings_are_named() {
         type Break = fn(&mut TrainSettings);
-        let cases: [(Break, &str); 8] = [
+        let cases: [(Break, &str); 11] = [
             (|s| s.schedule.rate_per_256 = -0.1, "schedule.rate_per_256 must be above 0"),
             (|s| s.schedule.rate_per_256 = f64::NAN, "schedule.rate_per_256 must be above 0"),
             (|s| s.schedule.floor = 1.5, "schedule.floor must be from 0 to 1"),
@@ -187,7 +189,10 @@ mod tests {
             (|s| s.label_smoothing = 1.0, "label_smoothing must be from 0 to below 1"),
             (|s| s.average = Some(1.0), "average must be between 0 and 1"),
             (|s| s.optimiser.weight_decay = -1.0, "optimiser.weight_decay must be 0 or more"),
-            (|s| s.epochs = 0, "epochs must be 1 or more"),
+            (|s| s.epochs = 0, "epochs must be from 1 to 100000"),
+            (|s| s.epochs = u64::MAX / 2 + 1, "epochs must be from 1 to 100000"),
+            (|s| s.batch_size = 1, "batch_size must be from 2 to 65535"),
+            (|s| s.random_children = 65, "random_children must be at most 64"),
         ];
         assert!(TrainSettings::default().validate().is_ok());
         for (break_it, expected) in cases {
@@ -196,6 +201,21 @@ mod tests {
             let message = settings.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} should contain {expected:?}");
         }
+    }
+
+    /// What the paper does is on by default.
+    #[test]
+    fn the_defaults_are_the_papers() {
+        let s = TrainSettings::default();
+        assert!(s.sandwich && s.distillation && s.same_patch && s.dropout && s.zero_gamma);
+        assert_eq!((s.random_children, s.label_epochs, s.average), (2, 0, None));
+        assert_eq!((s.regularise, s.label_smoothing), (Regularise::Biggest, 0.1));
+        let schedule = &s.schedule;
+        assert_eq!((schedule.shape, schedule.decay, schedule.decay_epochs, schedule.floor), (Decay::Exponential, 0.97, 2.4, 0.05));
+        let optimiser = &s.optimiser;
+        assert_eq!((optimiser.kind, optimiser.momentum, optimiser.decay), (OptimiserKind::RmsProp, 0.9, 0.9));
+        assert_eq!((optimiser.epsilon, optimiser.weight_decay), (0.001, 1e-5));
+        assert!(schedule.warmup_epochs > 0.0);
     }
 
     /// Runs begun before a setting existed go on with its default.

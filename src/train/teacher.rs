@@ -1,4 +1,4 @@
-//! A teacher that was trained before and no longer changes (paper, 5.4: "Distill (A)").
+//! A teacher that was trained before and no longer changes (paper, 5 and Table 3: "FromScratch, Distill (A)").
 
 use tch::{Kind, Tensor as Torch};
 

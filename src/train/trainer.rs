@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use super::TrainError;
 use super::average::Average;
-use super::curves;
+use super::curves::{self, Course};
 use super::elastic::{ElasticNet, weight_names};
+use super::error::told_by_torch;
 use super::input::Normaliser;
 use super::job::{Job, Outcome, Provenance};
 use super::optimiser::Optimiser;
@@ -20,7 +21,7 @@ use super::sandwich::{Sandwich, Step};
 use super::settings::{Roster, TrainSettings};
 use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{CLASSES, Weights};
 use crate::data::{Batch, BatchPlan, Batches, DataError, Mode};
 use crate::space::{Child, Plan, SearchSpace, layout};
 
@@ -43,22 +44,20 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         settings.batch_size,
     )?;
     let validation = job.validation.map(|test| Validation::new(job, test, settings)).transpose()?;
+    if resume && !training.is_validated()? {
+        training.validate(validation.as_ref(), &mut progress)?;
+    }
     while training.state.step < steps {
         let ended = training.epoch(&mut progress);
-        // What was learned before a file turned out to be unreadable is kept; after a divergence there is nothing to keep.
-        if matches!(&ended, Err(TrainError::Data(_))) && training.patches.is_some() {
+        // What was learned before a file turned out to be unreadable, or memory ran out, is kept; after a divergence there is nothing to
+        // keep.
+        if matches!(&ended, Err(TrainError::Data(_) | TrainError::Torch { .. })) && training.patches.is_some() {
             training.save()?;
         }
-        let stopped = ended?.is_break();
+        ended?;
         let checkpoint = training.save()?;
-        if !training.state.step.is_multiple_of(training.state.steps_per_epoch) {
-            return Ok(Outcome::Stopped { checkpoint });
-        }
-        if let Some(validation) = &validation {
-            progress.epoch(training.state.step, training.state.seconds, &training.validate(validation))?;
-        }
-        curves::write(&training.run.metrics())?;
-        if stopped && training.state.step < steps {
+        training.validate(validation.as_ref(), &mut progress)?;
+        if training.state.step < steps && job.stop.load(Ordering::Relaxed) {
             return Ok(Outcome::Stopped { checkpoint });
         }
     }
@@ -126,8 +125,8 @@ impl<'a> Training<'a> {
         self.state.settings.epochs * self.state.steps_per_epoch
     }
 
-    /// Trains to the end of the current epoch; breaks where the run is to stop.
-    fn epoch(&mut self, progress: &mut Progress) -> Result<std::ops::ControlFlow<()>, TrainError> {
+    /// Trains to the end of the current epoch, or until the run is to stop.
+    fn epoch(&mut self, progress: &mut Progress) -> Result<(), TrainError> {
         let started = Instant::now();
         let before = self.state.seconds;
         let plan = BatchPlan {
@@ -144,10 +143,10 @@ impl<'a> Training<'a> {
             self.step(&batch?, progress)?;
             self.state.seconds = before + started.elapsed().as_secs_f64();
             if self.job.stop.load(Ordering::Relaxed) {
-                return Ok(std::ops::ControlFlow::Break(()));
+                break;
             }
         }
-        Ok(std::ops::ControlFlow::Continue(()))
+        Ok(())
     }
 
     fn step(&mut self, batch: &Batch, progress: &mut Progress) -> Result<(), TrainError> {
@@ -158,7 +157,7 @@ impl<'a> Training<'a> {
         let labels = tch::Tensor::from_slice(&batch.labels).to_device(self.job.device);
         tch::manual_seed(dropout_seed(settings.seed, step));
         let now = Step { number: step, epoch: step / self.state.steps_per_epoch, threads: self.job.threads };
-        let (losses, gradient) = self.sandwich.gradient(&self.net, &patches, &labels, now);
+        let (losses, gradient) = told_by_torch(step, || self.sandwich.gradient(&self.net, &patches, &labels, now))?;
         if !losses.are_finite() {
             return Err(self.diverged(step, rate)?);
         }
@@ -193,8 +192,23 @@ impl<'a> Training<'a> {
         self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser, average })
     }
 
+    /// Whether the run stands at the end of no epoch, or of one whose accuracy it has told: it may have been killed before that.
+    fn is_validated(&self) -> Result<bool, TrainError> {
+        let (step, each) = (self.state.step, self.state.steps_per_epoch);
+        let told = || Ok(Course::read(&self.run.metrics())?.epochs.iter().any(|(epoch, _)| *epoch == step / each));
+        if step.is_multiple_of(each) { told() } else { Ok(true) }
+    }
+
+    /// Tells the accuracy where the run stands at the end of an epoch, and draws the curves.
+    fn validate(&self, validation: Option<&Validation>, progress: &mut Progress) -> Result<(), TrainError> {
+        if let Some(validation) = validation.filter(|_| self.state.step.is_multiple_of(self.state.steps_per_epoch)) {
+            progress.epoch(self.state.step, self.state.seconds, &self.accuracy(validation))?;
+        }
+        curves::write(&self.run.metrics())
+    }
+
     /// What is validated: the averaged weights where there is an average.
-    fn validate(&self, validation: &Validation) -> Accuracy {
+    fn accuracy(&self, validation: &Validation) -> Accuracy {
         match &self.average {
             Some(average) => validation.accuracy(&average.to_net(&self.net.parameters)),
             None => validation.accuracy(&self.net),
@@ -244,6 +258,10 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
     if images != space {
         return Err(TrainError::Channels { images, space });
     }
+    let count = job.train.images.classes().len();
+    if !CLASSES.contains(&count) {
+        return Err(TrainError::Classes { count });
+    }
     let (len, batch_size) = (job.train.images.len(), settings.batch_size);
     if len < batch_size {
         return Err(DataError::TooFew { len, batch_size }.into());
@@ -262,6 +280,7 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
         start_sha256: job.start.map(|given| given.sha256.to_owned()),
         teacher_sha256: job.teacher.map(|given| given.sha256.to_owned()),
         history: Vec::new(),
+        wanted: job.wanted.clone(),
         sha256: Default::default(),
     })
 }

@@ -86,9 +86,15 @@ impl Validation {
 
 /// Training images as statistics are measured on: normalised, in whole batches, or one of all images where they fill none.
 pub(super) fn calibration(train: &Source, seed: u64, device: Device) -> Result<Torch, TrainError> {
-    let whole = train.images.len() / BATCH * BATCH;
-    let count = (CALIBRATION_BATCHES * BATCH).min(if whole == 0 { train.images.len() } else { whole });
-    Ok(patches(train, count, seed, device)?.0)
+    let images = patches(train, whole_batches(train.images.len()).min(CALIBRATION_BATCHES * BATCH), seed, device)?.0;
+    // Some of them may have been unreadable.
+    let read = whole_batches(images.size()[0] as usize);
+    Ok(images.narrow(0, 0, read as i64))
+}
+
+/// How many of `images` fill whole batches; all of them, where there is not one.
+fn whole_batches(images: usize) -> usize {
+    if images < BATCH { images } else { images / BATCH * BATCH }
 }
 
 pub(super) fn batches(all: &Torch) -> impl Iterator<Item = Torch> {

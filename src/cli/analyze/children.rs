@@ -1,4 +1,4 @@
-//! Children of a trained model against the same architectures trained further, or from scratch (paper, 5.4).
+//! Children of a trained model against the same architectures trained further, or from scratch (paper, 5).
 
 use serde::Serialize;
 

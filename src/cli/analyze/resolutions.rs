@@ -1,4 +1,4 @@
-//! How children do at resolutions that training did not see (paper, 3.1: "training with fixed-size patches").
+//! How children do at resolutions that training did not see (paper, 4.1).
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Trainings of a whole single-stage model that differ in one technique (paper, 5.3).
+//! Trainings of a whole single-stage model that differ in one technique (paper, 4.3).
 
 use serde::Serialize;
 

@@ -18,7 +18,7 @@ use crate::cli::train::{Compute, stop_flag, trained_on};
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
-use crate::train::{Course, Job, Outcome, RunDirectory, TrainError, TrainSettings, loader_threads, run as train};
+use crate::train::{Course, Job, Outcome, RunDirectory, TrainError, TrainSettings, Wanted, loader_threads, run as train};
 
 /// What every analysis that trains is told.
 #[derive(Debug, clap::Args)]
@@ -136,6 +136,7 @@ impl<'a> Workshop<'a> {
             validation: Some(&self.validation),
             start: arm.from_model.then(|| given(&self.lab.model)),
             teacher: arm.taught_by_model.then(|| given(&self.lab.model)),
+            wanted: Wanted::default(),
             directory: &run,
             device: self.args.device.resolve()?,
             threads,

@@ -176,6 +176,50 @@ mod tests {
         Ok(flags.change(TrainSettings { schedule, ..TrainSettings::default() })?.schedule.floor)
     }
 
+    /// What `text` makes of the defaults.
+    fn told(text: &str) -> TrainSettings {
+        let flags = Command::try_parse_from(std::iter::once("train").chain(text.split_whitespace())).unwrap().flags;
+        flags.change(TrainSettings::default()).unwrap()
+    }
+
+    /// Each flag changes what it names, and that alone.
+    #[test]
+    fn every_flag_changes_its_setting() {
+        type Change = fn(&mut TrainSettings);
+        let cases: [(&str, Change); 20] = [
+            ("", |_| {}),
+            ("--without sandwich", |s| (s.sandwich, s.distillation) = (false, false)),
+            ("--without distillation", |s| s.distillation = false),
+            ("--without same-patch", |s| s.same_patch = false),
+            ("--without zero-gamma", |s| s.zero_gamma = false),
+            ("--without transition-skips", |_| {}),
+            ("--without regularise-biggest", |s| s.regularise = Regularise::Everyone),
+            ("--without constant-ending", |s| s.schedule.floor = 0.0),
+            ("--without warm-up", |s| s.schedule.warmup_epochs = 0.0),
+            ("--without label-smoothing", |s| s.label_smoothing = 0.0),
+            ("--without weight-decay dropout", |s| (s.optimiser.weight_decay, s.dropout) = (0.0, false)),
+            ("--epochs 3", |s| s.epochs = 3),
+            ("--batch-size 9", |s| s.batch_size = 9),
+            ("--learning-rate 0.5", |s| s.schedule.rate_per_256 = 0.5),
+            ("--optimiser sgd", |s| s.optimiser.kind = OptimiserKind::Sgd),
+            ("--average 0.99", |s| s.average = Some(0.99)),
+            ("--random-children 5", |s| s.random_children = 5),
+            ("--label-epochs 4", |s| s.label_epochs = 4),
+            ("--hold-out 7", |s| s.held_out = 7),
+            ("--schedule linear", |s| (s.schedule.shape, s.schedule.floor) = (Decay::Linear, 0.0)),
+        ];
+        for (text, change) in cases {
+            let mut expected = TrainSettings::default();
+            change(&mut expected);
+            assert_eq!(told(text), expected, "{text:?}");
+        }
+        let skips = |text: &str| {
+            let flags = Command::try_parse_from(std::iter::once("train").chain(text.split_whitespace())).unwrap().flags;
+            flags.change_space(crate::space::preset("bignas").unwrap()).skips_transitions()
+        };
+        assert!(skips("") && !skips("--without transition-skips"));
+    }
+
     #[test]
     fn another_shape_brings_its_own_floor() {
         let cases = [

@@ -124,6 +124,31 @@ fn dropout_can_be_switched_off() {
     assert_eq!(with(false, 1), with(false, 2));
 }
 
+/// Of whom features are dropped: of whoever is regularised, and a child alone is.
+#[test]
+fn dropout_is_for_those_who_are_regularised() {
+    let space = preset("fashion-mnist").unwrap();
+    let (images, _) = quarters(2);
+    let middle = space.random(Draw::new(SEED, 0, 0));
+    let who = |settings: TrainSettings, role: Role, place: usize, child: &Child| {
+        let plan = Plan::new(&space, child, CLASSES);
+        sandwich(&space, &settings).lesson(place, role, plan, false, &images).dropout.is_some()
+    };
+    let all = |settings: TrainSettings| {
+        [
+            who(settings.clone(), Role::Biggest, 0, &space.biggest()),
+            who(settings.clone(), Role::Smallest, 1, &space.smallest()),
+            who(settings, Role::Random, 2, &middle),
+        ]
+    };
+    let everyone = TrainSettings { regularise: Regularise::Everyone, ..settings() };
+    assert_eq!(all(settings()), [true, false, false]);
+    assert_eq!(all(everyone.clone()), [true; 3]);
+    assert_eq!(all(TrainSettings { dropout: false, ..everyone }), [false; 3]);
+    let alone = TrainSettings { roster: Roster::Child(middle.choices().clone()), ..settings() };
+    assert!(who(alone, Role::Child, 0, &middle));
+}
+
 /// Dropout is drawn before the children are shared out, so it takes part. The teacher's batch norms add up a part of the batch a thread,
 /// which rounds otherwise on another number of threads; without a teacher nothing does.
 #[test]
