@@ -361,8 +361,12 @@ fn colour_images_are_trained_in_colour() {
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && error.contains("--without transition-skips is not what run was begun with"), "{error}");
     fs::remove_dir_all(here.join("model")).expect("removes");
-    succeed(train("other", &["--without", "transition-skips", "--auto-augment", "none"]));
+    succeed(train("other", &["--without", "transition-skips", "zero-gamma", "--auto-augment", "none"]));
     assert_eq!((card().space.shortcut, card().augment().auto_augment), (Shortcut::IdentityOnly, None));
+    fs::write(here.join("settings.json"), r#"{"epochs": 2, "batch_size": 6}"#).expect("writes");
+    let refused = train("other", &["--resume", "--settings", "settings.json"]).output().expect("runs");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("other was begun without zero-gamma, and --settings switches it on: say --without zero-gamma too"), "{error}");
 }
 
 /// Fewer images than a batch of the recalibration hold a run up no more than many do, nor does the want of test images.
