@@ -11,7 +11,9 @@ pub struct Cost {
     pub macs: Breakdown,
     /// Learned parameters; of a batch norm its scale and shift, not its statistics.
     pub params: Breakdown,
-    /// Largest sum of tensors alive at once, in bytes: float32, one image, layers in order, nothing fused or in place.
+    /// Largest sum of feature maps alive at once, in bytes: float32, one image, layers in order. A convolution, a pool and a gate write
+    /// beside their input; batch norms, activations and the addition at a block's end happen in place. Vectors (squeezed, pooled,
+    /// logits) are not counted.
     pub peak_activation_bytes: u64,
 }
 
@@ -116,18 +118,19 @@ impl SqueezeExcitePlan {
 }
 
 impl BlockPlan {
-    /// Largest number of values alive inside the block; its input stays alive for the shortcut.
+    /// Largest number of values alive inside the block, moment by moment; its input stays alive for the skip connection.
     fn peak_values(&self) -> u64 {
         let input = self.expand.as_ref().unwrap_or(&self.depthwise).input_values();
         let held = if self.skip { input } else { 0 };
-        let expanded = self.depthwise.input_values();
-        let filtered = self.depthwise.output_values();
-        let expanding = if self.expand.is_some() { input + expanded } else { 0 };
-        let filtering = if self.expand.is_some() { held } else { 0 } + expanded + filtered;
+        let (filtered, output) = (self.depthwise.output_values(), self.project.output_values());
+        let expanding = self.expand.as_ref().map_or(0, |expand| input + expand.output_values());
+        // Without an expansion, what is filtered is the input, which is held once.
+        let filtering = filtered + if self.expand.is_some() { held + self.depthwise.input_values() } else { input };
         let gating = if self.squeeze_excite.is_some() { held + 2 * filtered } else { 0 };
-        let projecting = held + filtered + self.project.output_values();
-        let pooled = self.pool.map_or(0, |pool| input / (pool.size_in * pool.size_in) as u64 * (pool.size_out * pool.size_out) as u64);
-        let adding = held + pooled + self.shortcut.as_ref().map_or(0, ConvPlan::output_values) + self.project.output_values();
+        let projecting = held + filtered + output;
+        // Of the skip connection's moments only its convolution can be the largest: a pool makes no more than the depthwise convolution,
+        // and the addition happens in place.
+        let adding = self.shortcut.as_ref().map_or(0, |shortcut| shortcut.input_values() + shortcut.output_values() + output);
         [expanding, filtering, gating, projecting, adding].into_iter().max().unwrap_or(0)
     }
 }
@@ -199,5 +202,34 @@ mod tests {
         let cost = Plan::new(&space, &space.smallest(), 1000).cost();
         let values = 16 * 96 * 96 + 96 * 96 * 96 + 96 * 48 * 48;
         assert_eq!(cost.peak_activation_bytes, 4 * values);
+    }
+
+    /// One block over 8 channels of 8×8 pixels, 64 values each, or 16 behind a stride of 2; each case peaks in another moment.
+    #[test]
+    fn every_moment_of_a_block_can_be_the_peak() {
+        use Shortcut::{IdentityOnly, PoolSame};
+        let cases = [
+            // Input 512, expanded 1024, filtered 256.
+            ("expanding", IdentityOnly, (2, 4, 2), false, 512 + 1024),
+            ("filtering", PoolSame, (4, 8, 1), false, 512 + 2048 + 2048),
+            // Projecting takes 512 + 512 + 256.
+            ("gating", PoolSame, (1, 4, 1), true, 512 + 512 + 512),
+            ("projecting", PoolSame, (1, 8, 1), false, 512 + 512 + 512),
+            // Projecting takes 512 + 512 + 1024.
+            ("adding", PoolSame, (1, 16, 1), false, 512 + 1024 + 1024),
+            // The pool has made 128 of the 512 by then; projecting takes 512 + 128 + 1024.
+            ("adding behind a pool", PoolSame, (1, 64, 2), false, 128 + 1024 + 1024),
+        ];
+        for (moment, shortcut, (expansion, channels, stride), gated, expected) in cases {
+            let mut space = preset("fashion-mnist").unwrap();
+            (space.resolutions, space.training_resolutions, space.shortcut) = (vec![8], vec![8], shortcut);
+            space.stem.channels = vec![8];
+            space.stages.truncate(1);
+            let stage = &mut space.stages[0];
+            (stage.expansion, stage.channels, stage.stride) = (vec![expansion], vec![channels], stride);
+            stage.squeeze_excite = stage.squeeze_excite.take().filter(|_| gated);
+            let plan = Plan::new(&space, &space.smallest(), 10);
+            assert_eq!(plan.blocks[0].peak_values(), expected, "{moment}");
+        }
     }
 }
