@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Correction, Errors, Features};
-use crate::files::{sha256, write_atomically};
+use crate::files::write_atomically;
 use crate::space::{Plan, SearchSpace};
 
 /// Version of the file's form; a program refuses any other.
@@ -20,7 +20,7 @@ pub struct Table {
     format: u32,
     /// Name of the search space.
     pub space: String,
-    /// SHA-256 of the space as JSON: a space may change under its name.
+    /// [`SearchSpace::sha256`] of the space: it may change under its name.
     pub space_sha256: String,
     /// Number of classes of the classifier.
     pub classes: usize,
@@ -113,7 +113,7 @@ impl Table {
     /// A table of `space` with a classifier of `classes` classes.
     #[must_use]
     pub fn new(space: &SearchSpace, classes: usize, (device, onnxruntime): (String, String), threads: usize) -> Self {
-        let (name, space_sha256) = (space.name.clone(), checksum(space));
+        let (name, space_sha256) = (space.name.clone(), space.sha256());
         Self { format: FORMAT, space: name, space_sha256, classes, device, onnxruntime, threads, batches: BTreeMap::new() }
     }
 
@@ -153,7 +153,7 @@ impl Table {
         if self.space != space.name {
             return Err(TableError::OtherSpace { found: self.space.clone(), asked: space.name.clone() });
         }
-        if self.space_sha256 != checksum(space) {
+        if self.space_sha256 != space.sha256() {
             return Err(TableError::ChangedSpace { name: space.name.clone() });
         }
         if self.classes != classes {
@@ -186,11 +186,6 @@ pub(super) fn features(parts_ms: &BTreeMap<String, f64>, plan: &Plan, batch: usi
     let time = |key: String| parts_ms.get(&key).copied().ok_or(TableError::Part { key, batch });
     let sum = plan.parts().map(|part| time(part.key())).sum::<Result<f64, _>>()?;
     Ok(Features::new(plan, batch, sum))
-}
-
-fn checksum(space: &SearchSpace) -> String {
-    // A space holds numbers, texts and lists, all of which JSON can write.
-    sha256(&serde_json::to_vec(space).unwrap_or_default())
 }
 
 #[cfg(test)]

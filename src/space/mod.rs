@@ -26,6 +26,8 @@ pub use random::Draw;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::sha256;
+
 /// A search space: the choices that a child network may make, and the block options that all children share.
 ///
 /// Source: BigNAS, Table 1, for the choices; the block options also cover the relatives whose weights are public.
@@ -215,6 +217,13 @@ pub(crate) fn make_divisible(value: f64, divisor: usize) -> usize {
 }
 
 impl SearchSpace {
+    /// SHA-256 of the space as JSON: a space may change under its name.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        // A space holds numbers, texts and lists, all of which JSON can write.
+        sha256(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
     /// Width after a block's expansion, for `channels` input channels.
     pub(crate) fn expanded(&self, channels: usize, expansion: usize) -> usize {
         make_divisible((channels * expansion) as f64, self.expansion_divisor)
