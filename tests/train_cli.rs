@@ -223,9 +223,23 @@ fn search(here: &Path) -> Model {
     assert!(said.contains("images holds 73 training images, and stripes was trained on 64 and left out 8"), "{said}");
     fs::remove_file(new).expect("removes");
 
-    let other = bignas(here, &[&search[..], &budgets, &["--mutations", "3"]].concat()).output().expect("runs");
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
-    assert!(!other.status.success() && said.contains("holds the results of another search"), "{said}");
+    let refused = |flags: &[&str]| {
+        let output = bignas(here, &[&search[..], &budgets, flags].concat()).output().expect("runs");
+        assert!(!output.status.success(), "{flags:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&["--calibration-batch", "32"]);
+    assert!(said.contains("search.jsonl holds the scores of another search, recalibrated on other images or in other batches"), "{said}");
+    let said = refused(&["--results", "grid.json"]);
+    assert!(said.contains("name another file with --results"), "{said}");
+    assert_eq!(fs::read_to_string(here.join("grid.json")).expect("kept"), grid);
+    // What is looked for may change; scores do not depend on it.
+    let scores = || fs::read_to_string(&results).expect("kept").lines().filter(|line| line.starts_with("{\"child\"")).count();
+    let known = scores();
+    let text = succeed(bignas(here, &[&search[..], &["--budget", "mflops=4", "--budget", "params=1", "--mutations", "3"]].concat()));
+    assert!(text.contains(&format!("going on from {known} children")) && scores() > known, "{text}");
+    run(&[]);
+    assert_eq!(family(), expected, "whatever else is known");
     Model::open(&here.join("model")).expect("with a family")
 }
 

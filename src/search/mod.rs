@@ -6,9 +6,12 @@
 //! Both phases are lists of children that follow from the settings and the scores so far. So a search goes on where it stopped,
 //! and machines that each take a share of a list come to the same end as one that does all.
 
+mod basis;
 mod budget;
+mod error;
 mod front;
 mod grid;
+mod merge;
 mod results;
 
 use std::collections::btree_map::Entry;
@@ -16,10 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use basis::{Aim, Basis};
 pub use budget::{Budget, ParseBudgetError};
+pub use error::{Purpose, ResultsError};
 pub use front::{largest_within, pareto_front, select, unmet};
 pub use grid::{Grid, GridError};
-pub use results::{Header, Results, ResultsError, merge};
+pub use merge::merge;
+pub use results::Results;
 
 use self::front::{best_within, macs};
 use crate::space::{Child, ChildId, Draw, Plan, SearchSpace};

@@ -1,118 +1,145 @@
-//! Scores on disk, as they come: an interrupted search goes on, and the parts of several machines are merged.
+//! Scores on disk, as they come: an interrupted search goes on, and one with other budgets begins with what is known.
 //!
-//! One JSON object a line: first what the scores belong to, then a child with its score.
+//! One JSON object a line: first what all scores depend on; then, as they came, what a search asked for, and children with their scores.
+//! Lines are only ever added, under a lock, so that whatever ends the process, the last line alone may be cut off.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::{Score, SearchSettings};
-use crate::files::write_atomically;
-use crate::image::Preprocessing;
+use super::{Aim, Basis, Purpose, ResultsError, Score};
 use crate::space::{Child, ChildId, Choices};
-
-/// What scores belong to: another model, other settings or other images would give others.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Header {
-    /// SHA-256 of the model's weights.
-    pub weights_sha256: String,
-    /// SHA-256 of the calibration images, and how many form a batch.
-    pub calibration: (String, usize),
-    /// Split, number and SHA-256 of the images that accuracy is measured on, cropped, with their labels.
-    pub selection: (String, usize, String),
-    /// From an image to a child's input.
-    pub preprocessing: Preprocessing,
-    /// What latencies are measured on, where a budget bounds them.
-    pub device: Option<String>,
-    /// What is searched.
-    pub settings: SearchSettings,
-}
 
 /// A scored child as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    id: ChildId,
+pub(super) struct Line {
+    pub(super) id: ChildId,
     choices: Choices,
-    score: Score,
+    pub(super) score: Score,
 }
 
-/// Results that cannot be used.
-#[derive(Debug, Error)]
-pub enum ResultsError {
-    /// The file cannot be read or written.
-    #[error("cannot access {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A line is not what it should be.
-    #[error("{}, line {line}: not a result of a search", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Number of the line, from 1.
-        line: usize,
-        /// What the parser said.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The results belong to another search.
-    #[error("{} holds the results of another search (model, images, settings, or the device where latency is bounded, differ): delete it, or name another with --results", path.display())]
-    Other {
-        /// The file.
-        path: PathBuf,
-    },
-    /// There is nothing to merge.
-    #[error("{} holds no results", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Two parts disagree.
-    #[error("child {child} has other scores in {} than before: the machines do not compute alike", path.display())]
-    Disagree {
-        /// The second file.
-        path: PathBuf,
-        /// The child.
-        child: ChildId,
-    },
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Record {
+    Basis(Basis),
+    Aim(Aim),
+    Child(Line),
 }
 
-/// A file of results, open for more.
+/// How every file of results begins.
+const BEGINNING: &[u8] = br#"{"basis":"#;
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// None where the file is empty, or was cut off before its first score.
+    pub(super) basis: Option<Basis>,
+    /// What the last search asked for.
+    pub(super) aim: Option<Aim>,
+    /// What the latencies were measured on.
+    device: Option<String>,
+    lines: BTreeMap<ChildId, Line>,
+    /// Bytes up to the end of the last whole line.
+    whole: usize,
+}
+
+/// A file of results, open for more, and nobody else's as long as this lives.
 #[derive(Debug)]
 pub struct Results {
     path: PathBuf,
     file: File,
-    /// The scores in the file.
+    /// The scores in the file that serve this search.
     pub scores: BTreeMap<ChildId, Score>,
 }
 
+impl Contents {
+    /// Reads what a file holds, without a last line that was cut off.
+    fn parse(path: &Path, bytes: &[u8], purpose: Purpose) -> Result<Self, ResultsError> {
+        if !bytes.starts_with(BEGINNING) && !BEGINNING.starts_with(bytes) {
+            return Err(ResultsError::Foreign { path: path.to_owned(), purpose });
+        }
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let mut contents = Self { whole, ..Self::default() };
+        for (index, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let wrong = |source| match index {
+                0 => ResultsError::Foreign { path: path.to_owned(), purpose },
+                _ => ResultsError::Line { path: path.to_owned(), line: index + 1, source },
+            };
+            match serde_json::from_slice(line).map_err(wrong)? {
+                // There may be several where files were joined by hand.
+                Record::Basis(basis) => basis.check(path, contents.basis.get_or_insert_with(|| basis.clone()), purpose)?,
+                Record::Aim(aim) => contents.take(aim),
+                // A child that was evaluated again, for its latency, has its last score.
+                Record::Child(line) => drop(contents.lines.insert(line.id, line)),
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Notes what a search asks for. Latencies of another device than its own say nothing to it.
+    fn take(&mut self, aim: Aim) {
+        if aim.device.is_some() && aim.device != self.device {
+            self.lines.values_mut().for_each(|line| line.score.latency_ms = None);
+            self.device.clone_from(&aim.device);
+        }
+        self.aim = Some(aim);
+    }
+
+    /// What serves the search that asks for `aim`.
+    pub(super) fn serving(&self, aim: &Aim) -> impl Iterator<Item = Line> {
+        let serving = |line: &Line| Some(Line { score: aim.serving(line.score)?, ..line.clone() });
+        self.lines.values().filter_map(serving)
+    }
+}
+
+/// What the file at `path` holds, whoever writes it.
+pub(super) fn read(path: &Path, purpose: Purpose) -> Result<Contents, ResultsError> {
+    let bytes = std::fs::read(path).map_err(|source| ResultsError::Io { path: path.to_owned(), source })?;
+    Contents::parse(path, &bytes, purpose)
+}
+
 impl Results {
-    /// Opens the results in `path`, or begins them, for the search that `header` describes. A line that was cut off is dropped.
+    /// Opens the results in `path`, or begins them, for the search that `basis` and `aim` describe. A line that was cut off is dropped.
+    /// Where `aim` bounds latencies, scores without one measured on its device do not serve.
     ///
     /// # Errors
-    /// [`ResultsError`] names the file.
-    pub fn open(path: &Path, header: &Header) -> Result<Self, ResultsError> {
+    /// [`ResultsError`] names the file; it is then as it was before.
+    pub fn open(path: &Path, basis: &Basis, aim: &Aim) -> Result<Self, ResultsError> {
+        Self::open_for(Purpose::Search, path, basis, aim)
+    }
+
+    /// As [`Self::open`], for whatever purpose.
+    pub(super) fn open_for(purpose: Purpose, path: &Path, basis: &Basis, aim: &Aim) -> Result<Self, ResultsError> {
         let io = |source| ResultsError::Io { path: path.to_owned(), source };
-        let (found, lines) = match path.exists() {
-            true => read(path)?,
-            false => (None, Vec::new()),
-        };
-        if found.as_ref().is_some_and(|found| found != header) {
-            return Err(ResultsError::Other { path: path.to_owned() });
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ResultsError::Busy { path: path.to_owned(), purpose }),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        write(path, header, &lines)?;
-        let file = OpenOptions::new().append(true).open(path).map_err(io)?;
-        Ok(Self { path: path.to_owned(), file, scores: lines.iter().map(|line| (line.id, line.score)).collect() })
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let mut contents = Contents::parse(path, &bytes, purpose)?;
+        contents.basis.as_ref().map_or(Ok(()), |found| found.check(path, basis, purpose))?;
+        if contents.whole < bytes.len() {
+            file.set_len(contents.whole as u64).map_err(io)?;
+        }
+        let aimed_so = contents.aim.as_ref() == Some(aim);
+        contents.take(aim.clone());
+        let scores = contents.serving(aim).map(|line| (line.id, line.score)).collect();
+        let mut results = Self { path: path.to_owned(), file, scores };
+        if contents.basis.is_none() {
+            results.write(&Record::Basis(basis.clone()))?;
+        }
+        if !aimed_so {
+            results.write(&Record::Aim(aim.clone()))?;
+        }
+        Ok(results)
     }
 
     /// Adds a score, in memory and on disk.
@@ -120,91 +147,57 @@ impl Results {
     /// # Errors
     /// [`ResultsError::Io`].
     pub fn add(&mut self, child: &Child, score: Score) -> Result<(), ResultsError> {
-        let line = Line { id: child.id(), choices: child.choices().clone(), score };
-        let io = |source| ResultsError::Io { path: self.path.clone(), source };
-        self.file.write_all(&json_line(&line).map_err(|source| io(source.into()))?).map_err(io)?;
-        self.scores.insert(line.id, score);
+        self.add_line(Line { id: child.id(), choices: child.choices().clone(), score })
+    }
+
+    pub(super) fn add_line(&mut self, line: Line) -> Result<(), ResultsError> {
+        let (id, score) = (line.id, line.score);
+        self.write(&Record::Child(line))?;
+        self.scores.insert(id, score);
         Ok(())
     }
-}
 
-/// Merges the results in `parts` into the file `into` and returns how many children they hold.
-///
-/// # Errors
-/// [`ResultsError`] where the parts are not of one search, or two give a child different accuracies.
-pub fn merge(parts: &[PathBuf], into: &Path) -> Result<usize, ResultsError> {
-    let mut first: Option<Header> = None;
-    let mut all: BTreeMap<ChildId, Line> = BTreeMap::new();
-    for path in parts {
-        let (header, lines) = read(path)?;
-        let header = header.ok_or_else(|| ResultsError::Empty { path: path.clone() })?;
-        if *first.get_or_insert_with(|| header.clone()) != header {
-            return Err(ResultsError::Other { path: path.clone() });
-        }
-        for line in lines {
-            let (child, accuracy) = (line.id, line.score.accuracy);
-            // Latencies differ from run to run; accuracies must not.
-            if (all.entry(child).or_insert(line).score.accuracy - accuracy).abs() > 1e-9 {
-                return Err(ResultsError::Disagree { path: path.clone(), child });
-            }
-        }
+    /// Sees to it that what was added outlives the machine.
+    pub(super) fn sync(&self) -> Result<(), ResultsError> {
+        self.file.sync_all().map_err(|source| ResultsError::Io { path: self.path.clone(), source })
     }
-    let header = first.ok_or_else(|| ResultsError::Empty { path: into.to_owned() })?;
-    let lines: Vec<Line> = all.into_values().collect();
-    write(into, &header, &lines)?;
-    Ok(lines.len())
-}
 
-/// The header, if there is one, and the scores; without a last line that was cut off.
-fn read(path: &Path) -> Result<(Option<Header>, Vec<Line>), ResultsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ResultsError::Io { path: path.to_owned(), source })?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let wrong = |(line, source)| ResultsError::Line { path: path.to_owned(), line: line + 1, source };
-    let mut lines = whole.lines().enumerate();
-    let header = lines.next().map(|(i, line)| serde_json::from_str(line).map_err(|source| wrong((i, source)))).transpose()?;
-    let scores = lines.map(|(i, line)| serde_json::from_str(line).map_err(|source| wrong((i, source)))).collect::<Result<_, _>>()?;
-    Ok((header, scores))
-}
-
-fn write(path: &Path, header: &Header, lines: &[Line]) -> Result<(), ResultsError> {
-    let io = |source: std::io::Error| ResultsError::Io { path: path.to_owned(), source };
-    let mut bytes = json_line(header).map_err(|source| io(source.into()))?;
-    for line in lines {
-        bytes.extend(json_line(line).map_err(|source| io(source.into()))?);
+    fn write(&mut self, record: &Record) -> Result<(), ResultsError> {
+        let io = |source| ResultsError::Io { path: self.path.clone(), source };
+        let mut bytes = serde_json::to_vec(record).map_err(|source| io(source.into()))?;
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).map_err(io)
     }
-    write_atomically(path, &bytes).map_err(io)
-}
-
-fn json_line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(value)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::image::Filter;
-    use crate::search::{Grid, spread_budgets};
+    use crate::image::{Filter, Preprocessing};
+    use crate::search::{Grid, SearchSettings, spread_budgets};
     use crate::space::{SearchSpace, preset};
 
-    fn header(space: &SearchSpace) -> Header {
+    pub(in crate::search) fn basis() -> Basis {
         let preprocessing =
             Preprocessing { resize: None, filter: Filter::Bicubic, crop: 28, mean: vec![0.3], std: vec![0.3], background: [0; 3] };
-        let (grid, budgets) = (Grid::of(space), spread_budgets(space, 10, 3));
-        let settings = SearchSettings { grid, budgets, mutations: 2, mutation_chance: 0.1, seed: 0 };
-        Header {
+        Basis {
             weights_sha256: "w".into(),
+            space_sha256: "s".into(),
             calibration: ("c".into(), 64),
             selection: ("train".into(), 10, "i".into()),
             preprocessing,
-            device: None,
-            settings,
+            exporter: 2,
+            onnxruntime: "o".into(),
         }
     }
 
-    fn score(accuracy: f64) -> Score {
-        Score { accuracy, latency_ms: Some(0.5) }
+    pub(in crate::search) fn aim(space: &SearchSpace) -> Aim {
+        let (grid, budgets) = (Grid::of(space), spread_budgets(space, 10, 3));
+        Aim { device: None, settings: SearchSettings { grid, budgets, mutations: 2, mutation_chance: 0.1, seed: 0 } }
+    }
+
+    pub(in crate::search) fn score(accuracy: f64) -> Score {
+        Score { accuracy, latency_ms: None }
     }
 
     #[test]
@@ -213,48 +206,113 @@ mod tests {
         let path = directory.path().join("results.jsonl");
         let space = preset("fashion-mnist").unwrap();
         let (small, big) = (space.smallest(), space.biggest());
-        let mut results = Results::open(&path, &header(&space)).unwrap();
+        let open = || Results::open(&path, &basis(), &aim(&space)).unwrap();
+        let mut results = open();
         results.add(&small, score(0.25)).unwrap();
         results.add(&big, score(0.75)).unwrap();
         drop(results);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
-        let mut results = Results::open(&path, &header(&space)).unwrap();
+        let mut results = open();
         assert_eq!(results.scores, BTreeMap::from([(small.id(), score(0.25))]));
         results.add(&big, score(0.5)).unwrap();
-        assert_eq!(Results::open(&path, &header(&space)).unwrap().scores.len(), 2);
+        drop(results);
+        assert_eq!(open().scores.len(), 2);
+        std::fs::write(&path, &bytes[..20]).unwrap();
+        assert_eq!(open().scores.len(), 0, "it was cut off before its first score");
+        assert_eq!(open().scores.len(), 0);
     }
 
     #[test]
-    fn other_searches_and_damaged_files_are_refused_by_name() {
+    fn a_file_belongs_to_one_search_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("results.jsonl");
         let space = preset("fashion-mnist").unwrap();
-        Results::open(&path, &header(&space)).unwrap();
-        let other = Header { weights_sha256: "x".into(), ..header(&space) };
-        let message = Results::open(&path, &other).unwrap_err().to_string();
-        assert!(message.contains("results.jsonl holds the results of another search"), "{message}");
-        std::fs::write(&path, "{}\n").unwrap();
-        assert!(Results::open(&path, &other).unwrap_err().to_string().ends_with("line 1: not a result of a search"));
+        let first = Results::open(&path, &basis(), &aim(&space)).unwrap();
+        let message = Results::open(&path, &basis(), &aim(&space)).unwrap_err().to_string();
+        assert!(message.contains("another search or merge writes ") && message.ends_with("name another file with --results"), "{message}");
+        drop(first);
+        Results::open(&path, &basis(), &aim(&space)).unwrap();
     }
 
     #[test]
-    fn parts_are_merged_where_they_agree() {
+    fn what_scores_depend_on_is_named_where_it_differs() {
         let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
+        let path = directory.path().join("results.jsonl");
         let space = preset("fashion-mnist").unwrap();
-        let part = |name: &str, scores: &[(&Child, f64)]| {
-            let mut results = Results::open(&at(name), &header(&space)).unwrap();
-            scores.iter().for_each(|(child, accuracy)| results.add(child, score(*accuracy)).unwrap());
-            at(name)
-        };
-        let (small, big) = (space.smallest(), space.biggest());
-        let parts = [part("a", &[(&small, 0.25)]), part("b", &[(&big, 0.75), (&small, 0.25)])];
-        assert_eq!(merge(&parts, &at("all")).unwrap(), 2);
-        assert_eq!(Results::open(&at("all"), &header(&space)).unwrap().scores.len(), 2);
-        let disagreeing = [at("a"), part("c", &[(&small, 0.5)])];
-        assert!(merge(&disagreeing, &at("all")).unwrap_err().to_string().contains("has other scores"));
-        std::fs::write(at("empty"), "").unwrap();
-        assert!(merge(&[at("empty")], &at("all")).unwrap_err().to_string().contains("holds no results"));
+        Results::open(&path, &basis(), &aim(&space)).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        type Change = fn(&mut Basis);
+        let cases: [(Change, &str); 7] = [
+            (|basis| basis.weights_sha256 = "x".into(), "of other weights"),
+            (|basis| basis.space_sha256 = "x".into(), "of another search space"),
+            (|basis| basis.calibration.1 = 32, "recalibrated on other images or in other batches"),
+            (|basis| basis.selection.0 = "test".into(), "selecting on other images"),
+            (|basis| basis.preprocessing.crop = 32, "with another preprocessing"),
+            (|basis| basis.exporter = 3, "by another version of bignas's exporter"),
+            (|basis| basis.onnxruntime = "x".into(), "by another build of ONNX Runtime"),
+        ];
+        for (change, difference) in cases {
+            let mut other = basis();
+            change(&mut other);
+            let message = Results::open(&path, &other, &aim(&space)).unwrap_err().to_string();
+            let expected =
+                format!("results.jsonl holds the scores of another search, {difference}: delete it if nobody needs them, or name");
+            assert!(message.contains(&expected), "{message}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_no_file_of_results_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.jsonl");
+        let space = preset("fashion-mnist").unwrap();
+        Results::open(&path, &basis(), &aim(&space)).unwrap();
+        let ours = std::fs::read_to_string(&path).unwrap();
+        let foreign = "does not begin as results of a search by this version of bignas do, and is left as it is: name another file";
+        let cases = [
+            (serde_json::to_string(&Grid::of(&space)).unwrap(), foreign),
+            ("{}\n".to_owned(), foreign),
+            ("x".to_owned(), foreign),
+            (ours.replacen("exporter", "importer", 1), foreign),
+            (format!("{ours}{{}}\n"), "line 3: not a result of a search; delete that line, and its child is evaluated again"),
+            (ours.clone() + &ours.replacen("\"w\"", "\"x\"", 1), "of other weights"),
+        ];
+        for (text, expected) in cases {
+            std::fs::write(&path, &text).unwrap();
+            let message = Results::open(&path, &basis(), &aim(&space)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{text}: {message}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    /// Accuracies do not depend on what is asked for; latencies do, on the device.
+    #[test]
+    fn scores_serve_a_search_with_another_aim() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.jsonl");
+        let space = preset("fashion-mnist").unwrap();
+        let small = space.smallest();
+        let plain = aim(&space);
+        let other = Aim { settings: SearchSettings { mutations: 3, budgets: Vec::new(), ..plain.settings.clone() }, device: None };
+        let on = |device: &str| Aim { device: Some(device.into()), ..plain.clone() };
+        let timed = Score { accuracy: 0.5, latency_ms: Some(1.5) };
+        // What is asked for, what is known by then, and what is found out.
+        let steps = [
+            (plain.clone(), None, Some(score(0.5))),
+            (other, Some(score(0.5)), None),
+            (on("a"), None, Some(timed)),
+            (plain.clone(), Some(score(0.5)), None),
+            (on("a"), Some(timed), None),
+            (on("b"), None, None),
+            (on("a"), None, None),
+            (plain.clone(), Some(score(0.5)), None),
+        ];
+        for (index, (aim, known, found)) in steps.into_iter().enumerate() {
+            let mut results = Results::open(&path, &basis(), &aim).unwrap();
+            assert_eq!(results.scores.get(&small.id()).copied(), known, "step {index}");
+            found.into_iter().for_each(|score| results.add(&small, score).unwrap());
+        }
     }
 }

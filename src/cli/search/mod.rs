@@ -13,10 +13,13 @@ use clap::ValueEnum;
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, open_images, tell_skipped};
 use super::progress::Progress;
-use crate::checkpoint::{AccuracyKind, AccuracySource, Family, Member, Model};
+use crate::checkpoint::{AccuracyKind, AccuracySource, BnStats, Family, Member, Model};
 use crate::data::{ImageSet, Split};
+use crate::onnx::EXPORTER_VERSION;
 use crate::runtime::device_and_runtime;
-use crate::search::{Budget, Grid, Header, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets, unmet};
+use crate::search::{
+    Aim, Basis, Budget, Grid, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets, unmet,
+};
 use judge::{Judge, Selection};
 
 /// Arguments of `bignas search`.
@@ -36,7 +39,7 @@ enum Command {
         /// Files that `bignas search --shard` wrote
         #[arg(required = true, value_name = "FILE")]
         parts: Vec<PathBuf>,
-        /// The file to write; every machine goes on from a copy of it
+        /// The file to add them to, which is made where it is missing; every machine goes on from its own copy of it
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
@@ -104,6 +107,14 @@ enum SelectOn {
     Test,
 }
 
+/// What a search came to.
+struct Found {
+    members: Vec<Member>,
+    statistics: Vec<BnStats>,
+    /// How many children were evaluated for it.
+    evaluated: usize,
+}
+
 /// Probability that a mutation changes one choice.
 const MUTATION_CHANCE: f64 = 0.15;
 
@@ -112,7 +123,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Merge { parts, output }) => {
             let children = merge(&parts, &output)?;
             println!("wrote {} with {children} children", output.display());
-            println!("next: `bignas search --results` a copy of it on every machine, with the flags as before");
+            println!("next: `bignas search --results COPY` on every machine, with its own copy of it and the flags as before");
             Ok(())
         }
         None => args.search.run(),
@@ -124,66 +135,79 @@ impl SearchArgs {
         let begin = Instant::now();
         let (directory, data) = (self.model.clone().context("--model is missing")?, self.data.clone().context("--data is missing")?);
         let mut model = Model::open(&directory)?;
-        let (space, classes) = (model.card.space.clone(), model.card.labels.len());
         let test = open_images(&model.card, &data, Split::Test, self.max_corrupt)?;
         let settings = self.settings(&model)?;
         let runtime = self.runtime.load()?;
         let recalibration = self.calibration.load(&model)?;
         let selection = self.selection(&model, &data)?;
         let measures_latency = settings.budgets.iter().any(|budget| budget.latency_ms.is_some());
-        let header = Header {
-            weights_sha256: model.card.weights_sha256.clone(),
-            calibration: recalibration.identity()?,
-            selection: (self.select_on.name().to_owned(), selection.labels.len(), selection.sha256.clone()),
-            preprocessing: model.card.preprocessing.clone(),
-            device: measures_latency.then(|| device_and_runtime(&runtime, 1)),
-            settings: settings.clone(),
-        };
-        let mut results = self.results(&model, &header)?;
         let judge =
             Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
+        let Some(scored) = self.evaluate(&judge, &selection, &settings)? else { return Ok(()) };
+        let found = self.choose(&judge, &settings, &selection, scored, test)?;
+        let provenance = serde_json::json!({
+            "settings": settings,
+            "selection": { "split": self.select_on.name(), "images": selection.labels.len(), "seed": self.seed },
+            "evaluated": found.evaluated,
+            "seconds": begin.elapsed().as_secs(),
+        });
+        let family = Family::new(&model.card.space, model.card.labels.len(), found.members, Some(provenance));
+        model.write_family(family)?;
+        model.write_statistics(found.statistics, recalibration.images()?)?;
+        println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
+        println!("next: bignas serve --model {}", directory.display());
+        Ok(())
+    }
+
+    /// Evaluates both phases, or this part of one: then it says how to go on, and there is no result yet.
+    fn evaluate(&self, judge: &Judge<'_>, selection: &Selection, settings: &SearchSettings) -> anyhow::Result<Option<Vec<Scored>>> {
+        let card = &judge.model.card;
+        let mut results = self.results(judge, selection, settings)?;
         let mut known = results.scores.clone();
         let mut bar = Progress::new("searching");
-        let outcome = search(&space, classes, &settings, self.shard.unwrap_or(Share::WHOLE), &mut known, |child, progress| {
+        let share = self.shard.unwrap_or(Share::WHOLE);
+        let outcome = search(&card.space, card.labels.len(), settings, share, &mut known, |child, progress| {
             bar.at(progress.done, progress.total);
-            let score = judge.score(child, &selection)?;
+            let score = judge.score(child, selection)?;
             results.add(child, score)?;
             Ok::<_, anyhow::Error>(score)
         })?;
         bar.finish();
-        let scored = match outcome {
-            Outcome::Complete(scored) => scored,
+        match outcome {
+            Outcome::Complete(scored) => Ok(Some(scored)),
             Outcome::Missing { children } => {
                 println!("this part of the phase is done; {children} children of other parts are missing");
-                println!("next: bignas search merge PART... -o ALL, then go on with --results ALL");
-                return Ok(());
+                println!("next: bignas search merge PART... -o ALL, then go on, on every machine, with --results and its own copy of ALL");
+                Ok(None)
             }
-        };
-        let front = select(&space, classes, &scored, &settings.budgets);
-        for budget in unmet(&space, classes, &scored, &settings.budgets) {
+        }
+    }
+
+    /// Selects the front of `scored`, measures it on the test images, and draws it.
+    fn choose(
+        &self,
+        judge: &Judge<'_>,
+        settings: &SearchSettings,
+        selection: &Selection,
+        scored: Vec<Scored>,
+        test: ImageSet,
+    ) -> anyhow::Result<Found> {
+        let card = &judge.model.card;
+        let (space, classes) = (&card.space, card.labels.len());
+        let front = select(space, classes, &scored, &settings.budgets);
+        for budget in unmet(space, classes, &scored, &settings.budgets) {
             println!("no child that was evaluated keeps the budget {budget}: raise it, or evaluate more of them with --mutations");
         }
         ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
-        let dataset = self.dataset.clone().unwrap_or_else(|| model.card.name.clone());
         let (tested, statistics, images) = judge.test(&front, test, &settings.budgets, &self.budget)?;
+        let plots = self.plots.clone().unwrap_or_else(|| judge.model.directory().join("plots"));
+        figures::write(&plots, (space, classes, settings), &scored, &front, &tested)?;
+        println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
+        let dataset = self.dataset.clone().unwrap_or_else(|| card.name.clone());
         let source = AccuracySource { dataset, split: "test".into(), images, kind: AccuracyKind::Measured };
         let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
-        let provenance = serde_json::json!({
-            "settings": settings,
-            "selection": { "split": self.select_on.name(), "images": selection.labels.len(), "seed": self.seed },
-            "evaluated": scored.len(),
-            "seconds": begin.elapsed().as_secs(),
-        });
-        let plots = self.plots.clone().unwrap_or_else(|| directory.join("plots"));
-        figures::write(&plots, (&space, classes, &settings), &scored, &front, &tested)?;
-        let family = Family::new(&space, classes, tested.into_iter().map(member).collect(), Some(provenance));
-        model.write_family(family)?;
-        model.write_statistics(statistics, recalibration.images()?)?;
-        println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
-        println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
-        println!("next: bignas serve --model {}", directory.display());
-        Ok(())
+        Ok(Found { members: tested.into_iter().map(member).collect(), statistics, evaluated: scored.len() })
     }
 
     fn settings(&self, model: &Model) -> anyhow::Result<SearchSettings> {
@@ -229,9 +253,20 @@ impl SearchArgs {
         selection
     }
 
-    fn results(&self, model: &Model, header: &Header) -> anyhow::Result<Results> {
-        let path = self.results.clone().unwrap_or_else(|| model.directory().join(results_name(self.shard)));
-        let results = Results::open(&path, header)?;
+    fn results(&self, judge: &Judge<'_>, selection: &Selection, settings: &SearchSettings) -> anyhow::Result<Results> {
+        let card = &judge.model.card;
+        let basis = Basis {
+            weights_sha256: card.weights_sha256.clone(),
+            space_sha256: card.space.sha256(),
+            calibration: judge.recalibration.identity()?,
+            selection: (self.select_on.name().to_owned(), selection.labels.len(), selection.sha256.clone()),
+            preprocessing: card.preprocessing.clone(),
+            exporter: EXPORTER_VERSION,
+            onnxruntime: judge.runtime.build_info().to_owned(),
+        };
+        let device = judge.measures_latency.then(|| device_and_runtime(judge.runtime, 1));
+        let path = self.results.clone().unwrap_or_else(|| judge.model.directory().join(results_name(self.shard)));
+        let results = Results::open(&path, &basis, &Aim { device, settings: settings.clone() })?;
         if !results.scores.is_empty() {
             println!("going on from {} children in {}", results.scores.len(), path.display());
         }
