@@ -238,6 +238,7 @@ fn search(here: &Path) -> Model {
     let known = scores();
     let text = succeed(bignas(here, &[&search[..], &["--budget", "mflops=4", "--budget", "params=1", "--mutations", "3"]].concat()));
     assert!(text.contains(&format!("going on from {known} children")) && scores() > known, "{text}");
+    assert!(text.contains("keeps the budget params=1: every one costs at least params="), "{text}");
     run(&[]);
     assert_eq!(family(), expected, "whatever else is known");
     Model::open(&here.join("model")).expect("with a family")

@@ -80,6 +80,35 @@ impl Budget {
         let fast = self.latency_ms.is_none_or(|bound| scored.score.latency_ms.is_some_and(|latency_ms| latency_ms <= bound));
         fast && self.allows_plan(plan)
     }
+
+    /// The tightest budget that `scored`, of `plan`, keeps.
+    pub(super) fn kept_by(plan: &Plan, scored: &Scored) -> Self {
+        let cost = plan.cost();
+        let params = cost.params.total();
+        Self {
+            macs: Some(cost.macs.total()),
+            params: Some(params),
+            weight_bytes: Some(params * WEIGHT_BYTES),
+            activation_bytes: Some(cost.peak_activation_bytes),
+            latency_ms: scored.score.latency_ms,
+        }
+    }
+
+    /// Of each bound that lies below all of `costs`, the least of them.
+    pub(super) fn missed_by_all(&self, costs: &[Self]) -> Self {
+        let count =
+            |of: fn(&Self) -> Option<u64>| costs.iter().filter_map(of).min().filter(|least| of(self).is_some_and(|bound| bound < *least));
+        let least_ms = costs.iter().filter_map(|cost| cost.latency_ms).min_by(f64::total_cmp);
+        let missed_ms = least_ms.filter(|least| self.latency_ms.is_some_and(|bound| bound < *least));
+        Self {
+            macs: count(|budget| budget.macs),
+            params: count(|budget| budget.params),
+            weight_bytes: count(|budget| budget.weight_bytes),
+            activation_bytes: count(|budget| budget.activation_bytes),
+            // Rounded up, to what can be read and still is kept.
+            latency_ms: missed_ms.map(|ms| (1e3 * ms).ceil() / 1e3),
+        }
+    }
 }
 
 /// What of a child's cost, beyond multiply-adds and latency, one of `budgets` bounds.

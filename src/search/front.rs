@@ -1,5 +1,7 @@
 //! Which of the evaluated children make the family: the best of every budget that no other one beats.
 
+use std::fmt;
+
 use super::budget::bounded_costs;
 use super::{Budget, Grid, Score, Scored};
 use crate::space::{Child, Plan, SearchSpace};
@@ -11,10 +13,33 @@ pub fn select(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &
     pareto_front(space, classes, best.collect(), budgets)
 }
 
+/// A budget that no evaluated child keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Unmet {
+    /// The budget.
+    pub budget: Budget,
+    /// Of each bound that no child keeps, what the cheapest costs; empty where each is kept, but not all by one child.
+    pub least: Budget,
+}
+
+/// As a person reads it, with what to do.
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no child that was evaluated keeps the budget {}: ", self.budget)?;
+        match self.least == Budget::default() {
+            true => write!(f, "some child keeps each of its bounds alone, and none keeps all")?,
+            false => write!(f, "every one costs at least {}", self.least)?,
+        }
+        write!(f, "; raise it, or widen --grid")
+    }
+}
+
 /// The budgets that none of `scored` keeps.
 #[must_use]
-pub fn unmet<'b>(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &'b [Budget]) -> Vec<&'b Budget> {
-    budgets.iter().filter(|budget| best_within(space, classes, scored, budget).is_none()).collect()
+pub fn unmet(space: &SearchSpace, classes: usize, scored: &[Scored], budgets: &[Budget]) -> Vec<Unmet> {
+    let missed = budgets.iter().filter(|budget| best_within(space, classes, scored, budget).is_none());
+    let costs: Vec<Budget> = scored.iter().map(|scored| Budget::kept_by(&Plan::new(space, &scored.child, classes), scored)).collect();
+    missed.map(|&budget| Unmet { budget, least: budget.missed_by_all(&costs) }).collect()
 }
 
 /// The largest child of `grid` under each budget: a family for a model whose children nobody has evaluated.
@@ -64,4 +89,48 @@ pub(super) fn best_within<'s>(space: &SearchSpace, classes: usize, scored: &'s [
 /// Multiply-adds of `child`.
 pub(super) fn macs(space: &SearchSpace, child: &Child, classes: usize) -> u64 {
     Plan::new(space, child, classes).cost().macs.total()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::preset;
+
+    #[test]
+    fn a_budget_that_nobody_keeps_is_told_what_children_cost_at_least() {
+        let space = preset("fashion-mnist").unwrap();
+        let scored: Vec<Scored> = [space.smallest(), space.biggest()]
+            .into_iter()
+            .zip([2.0, 1.234_56])
+            .map(|(child, ms)| Scored { macs: macs(&space, &child, 10), child, score: Score { accuracy: 0.5, latency_ms: Some(ms) } })
+            .collect();
+        let [small, big] = [&scored[0], &scored[1]].map(|scored| Plan::new(&space, &scored.child, 10));
+        let (params, least) = (small.cost().params.total(), scored[0].macs as f64 / 1e6);
+        let cases = [
+            (format!("params={params}"), None),
+            ("params=1,latency_ms=5".to_owned(), Some(format!("costs at least params={params}"))),
+            ("mflops=0.001,params=1".to_owned(), Some(format!("costs at least mflops={least},params={params}"))),
+            ("latency_ms=1".to_owned(), Some("costs at least latency_ms=1.235".to_owned())),
+            (format!("params={params},latency_ms=1.5"), Some("keeps each of its bounds alone".to_owned())),
+            ("weight_mb=0.001".to_owned(), Some(format!("costs at least weight_mb={}", 4.0 * params as f64 / 1e6))),
+        ];
+        assert!(big.cost().params.total() > params);
+        for (text, expected) in cases {
+            let budget: Budget = text.parse().unwrap();
+            let said = unmet(&space, 10, &scored, &[budget]).first().map(ToString::to_string);
+            match (&said, expected) {
+                (None, None) => {}
+                (Some(said), Some(expected)) => {
+                    let begin = format!("no child that was evaluated keeps the budget {text}: ");
+                    assert!(said.starts_with(&begin) && said.contains(&expected) && said.ends_with("raise it, or widen --grid"), "{said}");
+                }
+                (said, expected) => panic!("{text}: {said:?}, not {expected:?}"),
+            }
+            // What is named can be asked for.
+            if let Some((_, least)) = said.as_deref().and_then(|said| said.split_once("at least ")) {
+                let least: Budget = least.split(';').next().unwrap().parse().unwrap();
+                assert_eq!(unmet(&space, 10, &scored, &[least]), []);
+            }
+        }
+    }
 }

@@ -195,10 +195,10 @@ impl SearchArgs {
         let card = &judge.model.card;
         let (space, classes) = (&card.space, card.labels.len());
         let front = select(space, classes, &scored, &settings.budgets);
-        for budget in unmet(space, classes, &scored, &settings.budgets) {
-            println!("no child that was evaluated keeps the budget {budget}: raise it, or evaluate more of them with --mutations");
+        for unmet in unmet(space, classes, &scored, &settings.budgets) {
+            println!("{unmet}");
         }
-        ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them");
+        ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them, or widen --grid");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
         let (tested, statistics, images) = judge.test(&front, test, &settings.budgets, &self.budget)?;
         let plots = self.plots.clone().unwrap_or_else(|| judge.model.directory().join("plots"));
