@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use bignas::checkpoint::{BnStats, GammaInit, LayerStats, Weights};
 use bignas::onnx::{Input, Metadata, deployable, segment};
-use bignas::profile::Table;
+use bignas::profile::{Settings, Table, profile};
 use bignas::runtime::Network;
 use bignas::slice::{slice, slice_segment};
 use bignas::space::{Child, Draw, Plan, SearchSpace, layout, preset};
@@ -86,6 +86,18 @@ fn small_space() -> SearchSpace {
 }
 
 #[test]
+fn a_space_with_too_few_children_says_so() {
+    let mut space = SearchSpace { name: "lonely".into(), resolutions: vec![20], ..small_space() };
+    for stage in &mut space.stages {
+        stage.depth.truncate(1);
+    }
+    let settings = Settings { batch_sizes: vec![1], threads: 1, children: 30, rounds: 1, seed: 0 };
+    let found = profile(&runtime(), &space, 10, &settings, |_, _| panic!("there is nothing to measure"));
+    let message = found.unwrap_err().to_string();
+    assert!(message.contains("lonely has 1 different children") && message.contains("needs 6"), "{message}");
+}
+
+#[test]
 fn a_table_predicts_any_child_of_its_space_and_of_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
@@ -113,6 +125,8 @@ fn a_table_predicts_any_child_of_its_space_and_of_no_other() {
     let json: serde_json::Value = serde_json::from_str(&succeed(here, &[&on_table[..], &["small.json", "--json"]].concat())).unwrap();
     let predicted = json["predicted_latency_ms"].as_object().unwrap();
     assert_eq!(predicted.keys().collect::<Vec<_>>(), ["1", "2"]);
+    let measured_on = serde_json::json!({ "device": table.device, "threads": table.threads, "onnxruntime": table.onnxruntime });
+    assert_eq!(json["latency_table"], measured_on);
 
     let said = refusal(here, &[&on_table[..], &["fashion-mnist"]].concat());
     assert!(said.contains("is of search space small, not of fashion-mnist") && said.contains("bignas profile"), "{said}");

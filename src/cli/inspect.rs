@@ -39,8 +39,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let predicted = args.latency_table.as_deref().map(|path| predict(path, &space, &plan)).transpose()?;
     if args.json {
         let mut value = serde_json::json!({ "id": child.id(), "choices": child.choices(), "cost": cost });
-        if let Some((_, predicted_ms)) = &predicted {
+        if let Some((table, predicted_ms)) = &predicted {
             value["predicted_latency_ms"] = serde_json::to_value(predicted_ms)?;
+            let Table { device, threads, onnxruntime, .. } = table;
+            value["latency_table"] = serde_json::json!({ "device": device, "threads": threads, "onnxruntime": onnxruntime });
         }
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());

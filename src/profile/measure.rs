@@ -217,10 +217,4 @@ mod tests {
         assert_eq!((table.fitted_children, errors.children), (6, 3));
         assert!((errors.median - 0.5).abs() < 1e-3 && (errors.worst - 0.5).abs() < 1e-3, "{errors:?}");
     }
-
-    #[test]
-    fn a_space_with_too_few_children_says_so() {
-        let message = ProfileError::FewChildren { space: "tiny".into(), found: 3 }.to_string();
-        assert!(message.contains("tiny has 3 different children") && message.contains("needs 6"), "{message}");
-    }
 }
