@@ -269,6 +269,17 @@ fn analyse(here: &Path) {
     assert_eq!(seen.len(), 7);
     assert!(seen.contains(&true) && seen.contains(&false), "{seen:?}");
 
+    let (image, spaced) = (here.join("images/test/across/00.png"), ["--output", "with a space", "--max-corrupt", "1"]);
+    fs::write(&image, b"no image").expect("writes");
+    let on_spaced = [&["analyze", "resolutions", "--images", "16", "--child", "smallest"], &on[..6], &spaced].concat();
+    succeed(bignas(here, &on_spaced));
+    stripes(0, 0).save(&image).expect("saves");
+    let text = fs::read_to_string(here.join("with a space/resolutions.json")).expect("written");
+    let skipping: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(skipping["test_images"], 23, "those that could be read");
+    let command = skipping["command"].as_str().expect("told");
+    assert!(command.ends_with("--output 'with a space' --max-corrupt 1"), "{command}");
+
     let refused = bignas(here, &[&["analyze", "recalibration"], &on[..], &["--images", "100000"]].concat()).output().expect("runs");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("100000 calibration images are more than the 72 training images"), "{said}");

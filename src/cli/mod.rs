@@ -18,6 +18,7 @@ mod profile;
 mod progress;
 mod search;
 mod serve;
+mod shell;
 mod traces;
 #[cfg(feature = "train")]
 mod train;

@@ -55,9 +55,9 @@ impl Lab {
         [&self.train, &self.test.images].into_iter().for_each(tell_skipped);
     }
 
-    /// Number of test images.
+    /// Number of test images that were measured on: all but those that turned out to be unreadable.
     pub(super) fn test_images(&self) -> usize {
-        self.test.images.len()
+        self.test.images.len() - self.test.images.skipped().len()
     }
 
     /// The first `count` of a seeded draw of training images, changed as `augment` says: a smaller set is part of a larger one.

@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::lab::Lab;
+use crate::cli::shell::command_line;
 use crate::files::write_atomically;
 use crate::plot::Chart;
 use crate::runtime::processor;
@@ -34,7 +35,8 @@ struct Record<'a, Numbers> {
     model: &'a str,
     weights_sha256: &'a str,
     machine: String,
-    /// What this command took. It trains nothing twice, so that after an interruption it takes less.
+    /// What this command took. What it finds trained it does not train again, so that after an interruption it takes less; a training
+    /// that diverged does so again, from its last checkpoint on.
     seconds: u64,
     #[serde(flatten)]
     numbers: &'a Numbers,
@@ -47,7 +49,7 @@ impl<Numbers: Serialize> Report<'_, Numbers> {
         println!("{table}");
         lab.tell_skipped();
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let command = std::iter::once("bignas".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+        let command = command_line(std::iter::once("bignas".to_owned()).chain(std::env::args().skip(1)));
         let record = Record {
             command,
             model: &lab.model.card.name,

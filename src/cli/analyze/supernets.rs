@@ -88,7 +88,7 @@ impl ConstantEnding {
         let with = |&floor: &f64| {
             let mut settings = workshop.settings.clone();
             settings.schedule.floor = floor;
-            arm(&format!("floor {} %", 100.0 * floor), &workshop.lab.model.card.space, settings)
+            arm(&floor_name(floor), &workshop.lab.model.card.space, settings)
         };
         let arms = self.floors.iter().map(with).collect();
         compare(workshop, &self.training, "constant-ending", "Floors under the decaying learning rate.", arms)
@@ -105,6 +105,11 @@ impl Regularisation {
         let arms = arms.into();
         compare(workshop, &self.training, "regularisation", "Weight decay and dropout for the biggest child alone, or for everyone.", arms)
     }
+}
+
+/// What an arm with this floor under its learning rate is called: in percent, without what binary fractions add to a decimal.
+fn floor_name(floor: f64) -> String {
+    format!("floor {} %", (1e12 * floor).round() / 1e10)
 }
 
 /// The training of a whole model from nothing.
@@ -175,5 +180,17 @@ fn losses(rows: &[Row], child: &str, which: usize) -> Chart {
         x: "steps".to_owned(),
         y: "cross entropy".to_owned(),
         series: rows.iter().map(line).filter(|series| !series.points.is_empty()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::floor_name;
+
+    #[test]
+    fn a_floor_is_named_as_it_was_given() {
+        for (floor, expected) in [(0.0, "0"), (0.07, "7"), (0.29, "29"), (0.125, "12.5"), (0.000_01, "0.001"), (1.0, "100")] {
+            assert_eq!(floor_name(floor), format!("floor {expected} %"));
+        }
     }
 }
