@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use bignas::checkpoint::{AccuracyKind, Model};
 use bignas::data::Policy;
 use bignas::space::Shortcut;
-use bignas::train::RunDirectory;
+use bignas::train::{Regularise, Roster, RunDirectory, Schedule, TrainSettings};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 
 const CLASSES: [&str; 3] = ["across", "down", "slanted"];
@@ -318,19 +318,22 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(methods("fine-tuning"), ["fine-tuned at 0.01", "fine-tuned at 0.0001"]);
     succeed(analyse("from-scratch", &["--child", "smallest"]));
     assert_eq!(methods("from-scratch"), ["from scratch", "distilled from the model (A)", "distilled in place (B)"]);
+    drawn(here, "from-scratch", &["from-scratch"]);
     succeed(analyse("from-scratch", &["--child", "biggest", "--from", "in-place"]));
     let own_teacher = numbers("from-scratch")["rows"][0]["trained"][0].clone();
     assert!(own_teacher["applies"] == false && own_teacher["accuracy"].is_null(), "nobody is a bigger one's student: {own_teacher}");
     succeed(analyse("initialisation", &[]));
     assert_eq!(arms("initialisation"), ["identity, full rate", "naive, full rate", "identity, reduced rate", "naive, reduced rate"]);
-    let shortcut = |arm| RunDirectory::peek(&here.join("runs/analysis/initialisation").join(arm)).expect("a run").space.shortcut;
-    assert_eq!(shortcut("identity-full-rate"), Shortcut::PoolSame);
-    assert_eq!(shortcut("naive-full-rate"), Shortcut::IdentityOnly, "the paper's naive network has no skips at transitions");
-    succeed(analyse("constant-ending", &["--floors", "0", "0.05"]));
-    assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 5 %"]);
+    succeed(analyse("constant-ending", &["--floors", "0", "0.07"]));
+    assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 7 %"]);
     succeed(analyse("regularisation", &[]));
     assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
     assert_eq!(numbers("regularisation")["augment"]["crop"]["pad"], 1, "as the model was trained");
+    drawn(here, "fine-tuning", &["fine-tuning"]);
+    for name in ["initialisation", "constant-ending", "regularisation"] {
+        drawn(here, name, &[&format!("{name}-smallest"), &format!("{name}-biggest")]);
+    }
+    arms_were_trained_as_they_say(here);
 
     let refused = analyse("regularisation", &["--child", "smallest"]).output().expect("runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("unexpected argument '--child'"), "whole models are trained");
@@ -352,6 +355,58 @@ fn analyses_that_train_compare_what_they_say() {
         let refused = analyse("regularisation", &flags).output().expect("runs");
         let error = String::from_utf8_lossy(&refused.stderr);
         assert!(!refused.status.success() && error.contains(said), "{flags:?}: {error}");
+    }
+}
+
+/// An analysis left its table, and its charts as SVG and PNG.
+fn drawn(here: &Path, name: &str, charts: &[&str]) {
+    assert!(fs::read_to_string(here.join(format!("analysis/{name}.md"))).expect("written").contains("| --- |"), "{name}.md");
+    for chart in charts {
+        for ending in ["svg", "png"] {
+            assert!(fs::metadata(here.join(format!("analysis/{chart}.{ending}"))).is_ok_and(|file| file.len() > 0), "{chart}.{ending}");
+        }
+    }
+}
+
+/// The run of every arm has all that distinguishes it, and else what the others have: were two of them swapped, it would show here.
+fn arms_were_trained_as_they_say(here: &Path) {
+    let card = Model::open(&here.join("model")).expect("a model").card;
+    let (child, weights) = (card.space.smallest(), &card.weights_sha256[..8]);
+    let (id, choices) = (child.id(), child.choices());
+    let base = TrainSettings { epochs: 1, batch_size: 12, ..TrainSettings::default() };
+    let Schedule { rate_per_256: full, .. } = base.schedule;
+    let rated = |rate_per_256| Schedule { rate_per_256, ..base.schedule.clone() };
+    let constant = |rate| Schedule { warmup_epochs: 0.0, floor: 1.0, ..rated(rate) };
+    let floored = |floor| TrainSettings { schedule: Schedule { floor, ..base.schedule.clone() }, ..base.clone() };
+    let tuned = |rate| TrainSettings { roster: Roster::Child(choices.clone()), schedule: constant(rate), ..base.clone() };
+    let alone = TrainSettings { roster: Roster::Child(choices.clone()), ..base.clone() };
+    let beside = TrainSettings { roster: Roster::BiggestAnd(choices.clone()), ..base.clone() };
+    let started = |zero_gamma, rate| TrainSettings { zero_gamma, schedule: rated(rate), ..base.clone() };
+    let regularised = |regularise| TrainSettings { regularise, ..base.clone() };
+    // Whether the model's weights are the start, or the teacher's; what the network does where the shape changes.
+    let (fresh, start, taught) = ((false, false), (true, false), (false, true));
+    let (skips, naive) = (Shortcut::PoolSame, Shortcut::IdentityOnly);
+    let arms = [
+        (format!("fine-tuning/{id}-at-0.01-{weights}"), tuned(0.01), start, skips),
+        (format!("fine-tuning/{id}-at-0.0001-{weights}"), tuned(0.0001), start, skips),
+        (format!("from-scratch/{id}-from-scratch"), alone.clone(), fresh, skips),
+        (format!("from-scratch/{id}-distilled-from-the-model-a-{weights}"), alone, taught, skips),
+        (format!("from-scratch/{id}-distilled-in-place-b"), beside, fresh, skips),
+        ("initialisation/identity-full-rate".to_owned(), started(true, full), fresh, skips),
+        ("initialisation/naive-full-rate".to_owned(), started(false, full), fresh, naive),
+        ("initialisation/identity-reduced-rate".to_owned(), started(true, full * 0.3), fresh, skips),
+        ("initialisation/naive-reduced-rate".to_owned(), started(false, full * 0.3), fresh, naive),
+        ("constant-ending/floor-0".to_owned(), floored(0.0), fresh, skips),
+        ("constant-ending/floor-7".to_owned(), floored(0.07), fresh, skips),
+        ("regularisation/the-biggest-alone".to_owned(), regularised(Regularise::Biggest), fresh, skips),
+        ("regularisation/everyone".to_owned(), regularised(Regularise::Everyone), fresh, skips),
+    ];
+    for (arm, settings, (start, taught), shortcut) in arms {
+        let state = RunDirectory::peek(&here.join("runs/analysis").join(&arm)).unwrap_or_else(|error| panic!("{arm}: {error}"));
+        let given = |is: bool| is.then(|| card.weights_sha256.clone());
+        assert_eq!(state.settings, settings, "{arm}");
+        assert_eq!((state.start_sha256, state.teacher_sha256, state.taught), (given(start), given(taught), taught), "{arm}");
+        assert_eq!(state.space.shortcut, shortcut, "{arm}");
     }
 }
 

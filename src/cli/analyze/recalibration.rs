@@ -115,3 +115,28 @@ fn first_channels(stats: &BnStats, layer: &str, channels: usize) -> LayerStats {
         variance: whole.map_or_else(Vec::new, |layer| first(&layer.variance)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::space::{Plan, preset};
+
+    #[test]
+    fn a_smaller_child_takes_the_first_channels() {
+        let space = preset("fashion-mnist").unwrap();
+        let [small, big] = [space.smallest(), space.biggest()].map(|child| Plan::new(&space, &child, 10));
+        let counted = |channels: usize, from: f32| (0..channels).map(|channel| from + channel as f32).collect::<Vec<_>>();
+        let layers = big.norms().map(|conv| {
+            let stats = LayerStats { mean: counted(conv.c_out, 1.0), variance: counted(conv.c_out, 101.0) };
+            (conv.name.clone(), stats)
+        });
+        let biggest = BnStats::new(&big, layers.collect::<BTreeMap<_, _>>(), 1, 1).unwrap();
+        assert!(small.stem.c_out < big.stem.c_out, "there is something to leave out");
+        for conv in small.norms() {
+            let expected = LayerStats { mean: counted(conv.c_out, 1.0), variance: counted(conv.c_out, 101.0) };
+            assert_eq!(first_channels(&biggest, &conv.name, conv.c_out), expected, "{}", conv.name);
+        }
+    }
+}
