@@ -223,7 +223,7 @@ pub(super) mod tests {
         assert_eq!(open().scores.len(), 0);
     }
 
-    /// A plain parser of decimals is one off in the last place for one number in ten of these.
+    /// A plain parser of decimals is off in the last place for eight of these.
     #[test]
     fn scores_come_back_to_the_last_bit() {
         let directory = tempfile::tempdir().unwrap();

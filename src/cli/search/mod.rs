@@ -81,8 +81,8 @@ struct SearchArgs {
     /// Seed of the selection images and of the mutations
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where scores are kept as they come, so that an interrupted search goes on; `search.jsonl` in the model's directory, if not given,
-    /// and with --shard `search-I-of-N.jsonl`
+    /// Where scores are kept as they come, so that an interrupted search goes on, and one with other budgets, mutations or grid begins with
+    /// what is known; `search.jsonl` in the model's directory, if not given, and with --shard `search-I-of-N.jsonl`
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
     /// Evaluate part I of N only, counted from 1; between the two phases, and at the end, `bignas search merge` joins the parts
