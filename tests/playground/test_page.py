@@ -288,7 +288,7 @@ class Playground(PageTest):
                 self.page.open(self.server.base)
                 self.page.answered()
                 self.assertEqual(self.page.violations(), [], "before anything is done")
-                self.example("Coat")
+                self.example("Pullover")
                 self.ladder()
                 self.run_here()
                 self.load()

@@ -130,6 +130,7 @@ fn dropout_is_for_those_who_are_regularised() {
     let space = preset("fashion-mnist").unwrap();
     let (images, _) = quarters(2);
     let middle = space.random(Draw::new(SEED, 0, 0));
+    let _alone = GENERATOR.lock().unwrap();
     let who = |settings: TrainSettings, role: Role, place: usize, child: &Child| {
         let plan = Plan::new(&space, child, CLASSES);
         sandwich(&space, &settings).lesson(place, role, plan, false, &images).dropout.is_some()
