@@ -136,9 +136,10 @@ train: build-train ## Train on Fashion-MNIST as models/fashion-mnist was, or go 
 	$(onnxruntime) $(fashion_mnist) OMP_WAIT_POLICY=passive \
 	$(TRAIN_BIN) train --model "$(MODEL)" --run "$(RUN)" --data "$$BIGNAS_TEST_FASHION_MNIST" $$start
 
-search: build ## Search what `make train` trained for its family
+search: build ## Search what `make train` trained for its family, as models/fashion-mnist was
 	@$(onnxruntime) $(fashion_mnist) \
-	$(TARGET)/release/bignas search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST" --dataset Fashion-MNIST
+	$(TARGET)/release/bignas search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST" --dataset Fashion-MNIST \
+	--images 4096 --budgets 40 --mutations 3
 
 clean: ## Remove what was built here (the cache of fetched parts stays)
 	cargo clean

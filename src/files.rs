@@ -26,6 +26,7 @@ pub fn replace_atomically<E: From<io::Error>>(path: &Path, write: impl FnOnce(&P
 /// A file that lies complete beside the one that it is to replace. Whoever replaces several stages all of them first, so that a full disk
 /// leaves all as they were. Dropped, it goes.
 #[derive(Debug)]
+#[must_use = "what is not committed goes"]
 pub struct Staged {
     temporary: TempPath,
     path: PathBuf,

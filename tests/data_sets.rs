@@ -231,9 +231,13 @@ fn test_images_without_labels_do_not_hide_those_with() {
     let (test, val) = (dir.path().join("test"), dir.path().join("val"));
     fs::rename(&test, &val).expect("renames");
     fs::create_dir(&test).expect("creates");
-    fs::copy(val.join("pear/0.png"), test.join("0.png")).expect("copies");
-    let set = ImageSet::open(dir.path(), Split::Test, options()).expect("opens");
-    assert_eq!((set.len(), set.label(0)), (1, Some(1)));
+    for unlabelled in [test.join("0.png"), test.join("images/0.png")] {
+        fs::create_dir_all(unlabelled.parent().expect("a folder")).expect("creates");
+        fs::copy(val.join("pear/0.png"), unlabelled).expect("copies");
+        let set = ImageSet::open(dir.path(), Split::Test, options()).expect("opens");
+        assert_eq!((set.len(), set.label(0)), (1, Some(1)));
+    }
+    fs::remove_dir_all(test.join("images")).expect("removes");
     fs::remove_dir_all(val).expect("removes");
     assert!(matches!(ImageSet::open(dir.path(), Split::Test, options()), Err(DataError::Layout { .. })));
 }

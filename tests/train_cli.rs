@@ -136,6 +136,11 @@ fn models_are_not_replaced_by_mistake(here: &Path, train: &[&str]) {
     let text = succeed(bignas(here, &[train, &["--resume"]].concat()));
     assert!(text.contains("the weights are those that its family was searched in"), "{text}");
     assert_eq!(family(), before);
+    let longer: Vec<&str> = train.iter().map(|&word| if word == "6" { "7" } else { word }).chain(["--resume"]).collect();
+    let output = bignas(here, &longer).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("model holds a model already"), "its family would go: {said}");
+    assert_eq!(family(), before);
     // A run replaces its own model when it goes on, and no other that happens to be named.
     succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "other"]));
     let aimed: Vec<&str> = train.iter().map(|&word| if word == "model" { "other" } else { word }).chain(["--resume"]).collect();
@@ -437,6 +442,12 @@ fn colour_images_are_trained_in_colour() {
     let text = succeed(bignas(here, &again));
     assert!(text.contains("--calibration DIR") && !here.join("model/calibration.safetensors").exists(), "{text}");
     assert_eq!((card().name.as_str(), card().calibration), ("second", None));
+    // What it is told at its end is known from then on, though no step follows.
+    let flags = ["train", "--data", "images", "--run", "run", "--model", "model", "--resume"];
+    for told in [&["--calibration-images", "8"][..], &[]] {
+        succeed(bignas(here, &[&flags[..], told].concat()));
+        assert_eq!(card().calibration.map(|calibration| calibration.images), Some(8), "{told:?}");
+    }
 
     let refused = train("run", &["--resume", "--without", "transition-skips"]).output().expect("runs");
     let error = String::from_utf8_lossy(&refused.stderr);

@@ -13,7 +13,7 @@ use super::statistics::BnStats;
 use super::statistics_file;
 use super::weights::Weights;
 use crate::data::CalibrationSet;
-use crate::files::{sha256, write_atomically};
+use crate::files::{Staged, sha256, write_atomically};
 use crate::image::Preprocessing;
 use crate::space::{ChildId, Plan, SearchSpace, layout};
 
@@ -121,10 +121,12 @@ impl Model {
             training: draft.training,
         };
         card.check(&path)?;
+        let io = |source| ModelError::Io { path: directory.to_owned(), source };
+        let text = to_json(&path, &card)?;
+        staged.push(Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?);
         for file in staged {
-            file.commit().map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
+            file.commit().map_err(io)?;
         }
-        write_json(&path, &card)?;
         let gone = [(FAMILY, goes), (STATISTICS, goes), (CALIBRATION, card.calibration.is_none())];
         for (file, _) in gone.into_iter().filter(|(_, goes)| *goes) {
             remove(&directory.join(file))?;
@@ -237,8 +239,12 @@ fn require(path: &Path, found: String, expected: &str) -> Result<(), ModelError>
     Err(ModelError::Checksum { path: path.to_owned(), found, expected: expected.to_owned() })
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ModelError> {
+fn to_json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, ModelError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|source| ModelError::Json { path: path.to_owned(), source })?;
     text.push(b'\n');
-    write_atomically(path, &text).map_err(|source| ModelError::Io { path: path.to_owned(), source })
+    Ok(text)
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ModelError> {
+    write_atomically(path, &to_json(path, value)?).map_err(|source| ModelError::Io { path: path.to_owned(), source })
 }

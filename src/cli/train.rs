@@ -16,7 +16,7 @@ use clap::ValueEnum;
 
 use self::augment::AugmentFlags;
 use self::flags::SettingsFlags;
-use self::models::{ModelFlags, Models, given};
+use self::models::{ModelFlags, given};
 use self::what::What;
 use super::common::{Replace, draw_calibration, tell_skipped};
 use super::shell::command_line;
@@ -102,11 +102,14 @@ impl Compute {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     suit_training();
-    if !(args.resume && is_own_model(args)) {
+    if !args.resume {
         args.replace.check(&args.model)?;
     }
     let models = args.models.open()?;
     let what = if args.resume { What::resumed(args, &models)? } else { What::from_args(args, &models)? };
+    if args.resume && !may_replace(args, &what)? {
+        args.replace.check(&args.model)?;
+    }
     models.check(&what.space)?;
     let train_images = trained_on(open(args, &what, Split::Train, what.classes.clone())?, &what.settings)?;
     models.check_classes(train_images.classes())?;
@@ -147,14 +150,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
             println!("go on with: {}", resuming(arguments));
             Ok(())
         }
-        Outcome::Finished { weights, provenance } => create_model(args, &what, &job, &models, weights, &provenance),
+        Outcome::Finished { weights, provenance } => create_model(args, &what, &job, weights, &provenance),
     }
 }
 
-/// Whether the model that is to be written lies there already, and this very run wrote it.
-fn is_own_model(args: &Args) -> bool {
-    let own = RunDirectory::model(&args.run);
-    own.is_some_and(|sha256| Model::open(&args.model).is_ok_and(|model| model.card.weights_sha256 == sha256))
+/// Whether a run that goes on may replace the model that lies there: its own, without a family, or with one that stays, as no step is made.
+fn may_replace(args: &Args, what: &What) -> Result<bool> {
+    let (own, Ok(model)) = (RunDirectory::model(&args.run), Model::open(&args.model)) else { return Ok(false) };
+    let state = RunDirectory::peek(&args.run)?;
+    let done = state.step >= what.settings.epochs * state.steps_per_epoch;
+    Ok(own.as_deref() == Some(model.card.weights_sha256.as_str()) && (done || model.family.members.is_empty()))
 }
 
 /// Opens a part of the data set.
@@ -176,7 +181,7 @@ fn warn_of_empty_classes(images: &ImageSet) {
 }
 
 /// Writes the model that a run ended in, and says what to do with it.
-fn create_model(args: &Args, what: &What, job: &Job<'_>, models: &Models, weights: Weights, provenance: &Provenance) -> Result<()> {
+fn create_model(args: &Args, what: &What, job: &Job<'_>, weights: Weights, provenance: &Provenance) -> Result<()> {
     let images = &job.train.images;
     let calibration = match what.wanted.calibration_images.unwrap_or(CALIBRATION_IMAGES) {
         0 => None,
@@ -184,12 +189,10 @@ fn create_model(args: &Args, what: &What, job: &Job<'_>, models: &Models, weight
     };
     // A small data set does not fill the usual batch.
     let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
-    // What the classes are called to a person, where their folders have other names.
-    let named = models.start.as_ref().map(|model| &model.card).filter(|card| card.class_folders.is_some());
     let draft = Draft {
         name: what.wanted.name.clone().unwrap_or_else(|| what.space.name.clone()),
-        labels: named.map_or_else(|| images.classes().to_vec(), |card| card.labels.clone()),
-        class_folders: named.and_then(|card| card.class_folders.clone()),
+        labels: what.wanted.labels.clone().unwrap_or_else(|| images.classes().to_vec()),
+        class_folders: what.wanted.labels.as_ref().map(|_| images.classes().to_vec()),
         preprocessing: what.preprocessing.clone(),
         space: what.space.clone(),
         calibration: calibration.map(|(batch, set)| (set.into(), batch, what.settings.seed)),

@@ -14,11 +14,13 @@ pub(super) struct ImageFile {
     pub label: usize,
 }
 
-/// The first of `folders` in `dir` that holds folders of classes: ImageNet's `test` holds pictures without labels, beside its `val`.
-/// Where none does, the first that there is.
+/// The first of `folders` in `dir` that holds folders of the classes to train on: ImageNet's `test` holds pictures without labels, beside
+/// its `val`. Where none does, the first that there is.
 pub(super) fn of_split(dir: &Path, folders: &[&str]) -> Option<PathBuf> {
     let there: Vec<PathBuf> = folders.iter().map(|name| dir.join(name)).filter(|path| path.is_dir()).collect();
-    let has_classes = |path: &&PathBuf| class_names(path).is_ok_and(|names| !names.is_empty());
+    let known = class_names(&dir.join("train")).unwrap_or_default();
+    let has_classes =
+        |path: &&PathBuf| class_names(path).is_ok_and(|names| names.iter().any(|name| known.is_empty() || known.contains(name)));
     there.iter().find(has_classes).or(there.first()).cloned()
 }
 
@@ -51,7 +53,7 @@ pub(super) fn list(split_dir: &Path, classes: &[String]) -> Result<Vec<ImageFile
             return Err(DataError::UnknownClass { path: dir, class: name, classes: classes.len() });
         };
         // A link that leads nowhere is a file that cannot be read, and is reported as one.
-        let paths = visible_entries(&dir)?.into_iter().filter(|path| !path.is_dir());
+        let paths = visible_entries(&dir)?.into_iter().filter(|path| path.is_file() || !path.exists());
         files.extend(paths.map(|path| ImageFile { path, label }));
     }
     files.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));

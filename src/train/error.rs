@@ -112,7 +112,9 @@ pub enum TrainError {
         count: usize,
     },
     /// libtorch failed in the middle of a step: mostly for want of memory.
-    #[error("libtorch could not compute step {step}: {problem}; where memory is what it lacked, a lower --batch-size needs less")]
+    #[error(
+        "libtorch could not compute step {step}: {problem}; where memory is what it lacked, free some and go on with --resume, or start a new run with a lower --batch-size"
+    )]
     Torch {
         /// The step, from 1.
         step: u64,

@@ -50,6 +50,9 @@ pub struct Wanted {
     /// Training images that it ships for recalibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration_images: Option<u32>,
+    /// What its classes are called to a person, where their folders have other names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
 }
 
 impl Wanted {
@@ -62,7 +65,11 @@ impl Wanted {
     /// What is said here, else in `before`.
     #[must_use]
     pub fn or(self, before: Self) -> Self {
-        Self { name: self.name.or(before.name), calibration_images: self.calibration_images.or(before.calibration_images) }
+        Self {
+            name: self.name.or(before.name),
+            calibration_images: self.calibration_images.or(before.calibration_images),
+            labels: self.labels.or(before.labels),
+        }
     }
 }
 

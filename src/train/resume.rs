@@ -6,9 +6,8 @@ use super::TrainError;
 use super::run_dir::{Phase, RunState};
 
 impl RunState {
-    /// Goes on with the settings, the augmentation and the wishes of `told`, and remembers the first two where they differ.
+    /// Goes on with the settings and the augmentation of `told`, and remembers the own ones where they differ.
     pub(super) fn adopt(&mut self, told: Self) {
-        self.wanted = told.wanted;
         if (&self.settings, &self.augment) == (&told.settings, &told.augment) {
             return;
         }

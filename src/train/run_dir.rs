@@ -125,10 +125,13 @@ impl RunDirectory {
         if run.latest()?.is_some() {
             return Err(TrainError::Exists { path: path.to_owned() });
         }
-        match fs::remove_file(run.metrics()) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(io(&run.metrics(), source)),
-            _ => Ok(run),
+        for lost in [run.metrics(), path.join(MODEL)] {
+            match fs::remove_file(&lost) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(&lost, source)),
+                _ => {}
+            }
         }
+        Ok(run)
     }
 
     /// Takes the directory at `path` for this process, and removes what another left that was killed while it saved.
@@ -183,6 +186,7 @@ impl RunDirectory {
             return Ok(directory);
         }
         self.write(checkpoint, &directory).map_err(|source| TrainError::Save { path: self.checkpoints(), source })?;
+        File::open(self.checkpoints()).and_then(|parent| parent.sync_all()).map_err(|source| io(&directory, source))?;
         self.prune()?;
         Ok(directory)
     }
@@ -200,7 +204,18 @@ impl RunDirectory {
         fs::rename(partial.path(), directory)?;
         // It has another name now, under which it stays.
         let _ = partial.keep();
-        Ok(File::open(self.checkpoints())?.sync_all()?)
+        Ok(())
+    }
+
+    /// Writes the state of the newest checkpoint anew.
+    ///
+    /// # Errors
+    /// Whatever the file system says; the state is then what it was.
+    pub(super) fn rewrite(&self, state: &RunState) -> Result<(), TrainError> {
+        let Some(directory) = self.latest()? else { return Ok(()) };
+        let path = directory.join(STATE);
+        let text = serde_json::to_vec_pretty(state).map_err(|source| TrainError::State { path: path.clone(), source })?;
+        write_atomically(&path, &text).map_err(|source| io(&path, source))
     }
 
     /// Remembers the SHA-256 of the weights of the model that this run ended in, so that going on may replace it.
@@ -222,12 +237,6 @@ impl RunDirectory {
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
-    }
-
-    /// The directory itself.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Directory of the newest checkpoint.

@@ -46,6 +46,9 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
     let validation = job.validation.map(|test| Validation::new(job, test, settings)).transpose()?;
     if resume && !training.is_validated()? {
         training.validate(validation.as_ref(), &mut progress)?;
+        if let Some(checkpoint) = training.run.latest()?.filter(|_| training.is_to_stop()) {
+            return Ok(Outcome::Stopped { checkpoint });
+        }
     }
     while training.state.step < steps {
         let ended = training.epoch(&mut progress);
@@ -57,7 +60,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         ended?;
         let checkpoint = training.save()?;
         training.validate(validation.as_ref(), &mut progress)?;
-        if training.state.step < steps && job.stop.load(Ordering::Relaxed) {
+        if training.is_to_stop() {
             return Ok(Outcome::Stopped { checkpoint });
         }
     }
@@ -97,6 +100,10 @@ impl<'a> Training<'a> {
         let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
         check_goes_on(job.directory, &expected, &checkpoint.state)?;
         let mut state = checkpoint.state;
+        if state.wanted != expected.wanted {
+            state.wanted = expected.wanted.clone();
+            run.rewrite(&state)?;
+        }
         let before = state.settings.optimiser.kind;
         state.adopt(expected);
         let net = ElasticNet::from_weights(&checkpoint.weights, job.device);
@@ -123,6 +130,11 @@ impl<'a> Training<'a> {
 
     fn steps(&self) -> u64 {
         self.state.settings.epochs * self.state.steps_per_epoch
+    }
+
+    /// Whether somebody asked the run to stop before its end.
+    fn is_to_stop(&self) -> bool {
+        self.state.step < self.steps() && self.job.stop.load(Ordering::Relaxed)
     }
 
     /// Trains to the end of the current epoch, or until the run is to stop.
@@ -153,11 +165,14 @@ impl<'a> Training<'a> {
         let step = self.state.step;
         let settings = &self.state.settings;
         let rate = settings.schedule.rate(step, self.steps(), settings.batch_size);
-        let patches = self.normaliser.apply(&batch.images);
-        let labels = tch::Tensor::from_slice(&batch.labels).to_device(self.job.device);
-        tch::manual_seed(dropout_seed(settings.seed, step));
         let now = Step { number: step, epoch: step / self.state.steps_per_epoch, threads: self.job.threads };
-        let (losses, gradient) = told_by_torch(step, || self.sandwich.gradient(&self.net, &patches, &labels, now))?;
+        tch::manual_seed(dropout_seed(settings.seed, step));
+        let (patches, (losses, gradient)) = told_by_torch(step, || {
+            let patches = self.normaliser.apply(&batch.images);
+            let labels = tch::Tensor::from_slice(&batch.labels).to_device(self.job.device);
+            let learned = self.sandwich.gradient(&self.net, &patches, &labels, now);
+            (patches, learned)
+        })?;
         if !losses.are_finite() {
             return Err(self.diverged(step, rate)?);
         }

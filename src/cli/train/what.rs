@@ -33,7 +33,7 @@ impl What {
         let augment = args.augment.change(state.augment)?;
         let (seed, roster) = (args.seed.unwrap_or(state.settings.seed), state.settings.roster.clone());
         let settings = TrainSettings { seed, roster, ..args.settings.change(state.settings)? };
-        let wanted = wanted(args).or(state.wanted);
+        let wanted = wanted(args, models).or(state.wanted);
         Ok(Self { space: state.space, preprocessing: state.preprocessing, augment, classes: Some(state.classes), settings, wanted })
     }
 
@@ -68,13 +68,14 @@ impl What {
             space,
             preprocessing,
             augment,
-            wanted: wanted(args),
+            wanted: wanted(args, models),
         })
     }
 }
 
-fn wanted(args: &Args) -> Wanted {
-    Wanted { name: args.name.clone(), calibration_images: args.calibration_images }
+fn wanted(args: &Args, models: &Models) -> Wanted {
+    let named = models.start.as_ref().map(|model| &model.card).filter(|card| card.class_folders.is_some());
+    Wanted { name: args.name.clone(), calibration_images: args.calibration_images, labels: named.map(|card| card.labels.clone()) }
 }
 
 /// What a run is about is settled at its beginning: flags that say otherwise are refused.
