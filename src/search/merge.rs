@@ -31,10 +31,15 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<usize, ResultsError> {
         }
     }
     let (_, basis, aim) = first.ok_or_else(|| ResultsError::Empty { path: into.to_owned() })?;
-    let mut results = Results::open_for(Purpose::Output, into, &basis, &aim)?;
-    for line in all.values() {
-        agree(into, line.id, line.score, results.scores.get(&line.id).copied().unwrap_or(line.score))?;
+    if into.exists() {
+        // All that it holds, also what does not serve this aim, and before anything is written.
+        let held = read(into, Purpose::Output)?;
+        held.basis.as_ref().map_or(Ok(()), |found| found.check(into, &basis, Purpose::Output))?;
+        for line in held.lines() {
+            all.get(&line.id).map_or(Ok(()), |ours| agree(into, line.id, ours.score, line.score))?;
+        }
     }
+    let mut results = Results::open_for(Purpose::Output, into, &basis, &aim)?;
     for (id, line) in all {
         if !results.scores.contains_key(&id) {
             results.add_line(line)?;
@@ -144,6 +149,10 @@ mod tests {
             assert!(message.contains(expected), "{parts:?} into {into}: {message}");
             assert_eq!(std::fs::read(desk.at(into)).ok(), before, "{parts:?} into {into}");
         }
+        // A refusal does not change what the file was last asked for either.
+        let before = std::fs::read(desk.at("seed")).unwrap();
+        assert!(merge(&[desk.at("unlike")], &desk.at("seed")).is_err());
+        assert_eq!(std::fs::read(desk.at("seed")).unwrap(), before);
         let running = Results::open(&desk.at("seed"), &desk.basis, &desk.aim).unwrap();
         let message = merge(&[desk.at("1")], &desk.at("seed")).unwrap_err().to_string();
         assert!(message.ends_with("wait for its end, or name another file with --output"), "{message}");
