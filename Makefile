@@ -70,6 +70,9 @@ test-serving: ## Build without features and check that the binary carries no lib
 	@libraries=$$(ldd $(TARGET)/debug/bignas) || exit 1; \
 	if echo "$$libraries" | grep -E 'libtorch|libc10'; then \
 		echo "error: the serving binary links libtorch; keep tch behind the feature train" >&2; exit 1; fi
+	@for command in train "analyze from-scratch"; do \
+		if ! $(TARGET)/debug/bignas $$command 2>&1 | grep -q 'does not train.*make build-train'; then \
+		echo "error: the serving binary does not say where to find bignas $$command" >&2; exit 1; fi; done
 	@echo "the serving binary carries no libtorch"
 
 test-onnx: ## Check exported children with the ONNX checker and stock ONNX Runtime

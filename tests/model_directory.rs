@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use bignas::checkpoint::{Draft, GammaInit, Model, Weights};
+use bignas::checkpoint::{Draft, GammaInit, Model, Replaces, Weights};
 use bignas::space::layout;
 use common::TestModel;
 
@@ -112,17 +112,8 @@ fn a_model_made_anew_keeps_only_what_is_still_true() {
         }
         let before = model.open();
         let calibration = before.calibration_images().unwrap().filter(|_| images).map(|images| (images, 16, 0));
-        let card = before.card.clone();
-        let draft = Draft {
-            name: card.name,
-            labels: card.labels,
-            class_folders: None,
-            preprocessing: card.preprocessing,
-            space: card.space,
-            calibration,
-            training: None,
-        };
-        let created = Model::create(model.path(), draft, weights.clone()).unwrap();
+        let draft = Draft { calibration, ..draft(&before) };
+        let created = Model::create(model.path(), draft, weights.clone(), &Replaces::Any).unwrap();
         let opened = model.open();
         let count = |model: &Model| (model.family.members.len(), model.statistics.len());
         assert_eq!(count(&created), count(&opened));
@@ -142,23 +133,95 @@ fn a_model_made_anew_keeps_only_what_is_still_true() {
     }
 }
 
+/// Who was not told to replace a model replaces its own at most, and no family.
+#[test]
+fn a_model_takes_the_place_of_those_alone_that_may_go() {
+    let other = || TestModel::with_seed(4).open();
+    let without_family = || {
+        let model = TestModel::new();
+        fs::remove_file(model.path().join("family.json")).unwrap();
+        model
+    };
+    let own = || Some(TestModel::new().open().card.weights_sha256);
+    let cases = [
+        ("anything", TestModel::new(), other(), Replaces::Any, true),
+        ("nothing", TestModel::new(), other(), Replaces::Own(None), false),
+        ("of another run", without_family(), other(), Replaces::Own(Some("x".into())), false),
+        ("its own, whose family would go", TestModel::new(), other(), Replaces::Own(own()), false),
+        ("its own, without a family", without_family(), other(), Replaces::Own(own()), true),
+        ("its own once more", TestModel::new(), TestModel::new().open(), Replaces::Own(own()), true),
+    ];
+    for (what, lies_there, new, replaces, expected) in cases {
+        let before = lies_there.open();
+        let result = Model::create(lies_there.path(), draft(&new), new.weights.clone(), &replaces);
+        match result {
+            Ok(model) => assert!(expected && model.weights == new.weights, "{what}"),
+            Err(error) => {
+                assert!(!expected && error.to_string().contains("holds a model already: name another directory"), "{what}: {error}");
+                let after = lies_there.open();
+                assert!(after.card == before.card && after.family.members.len() == before.family.members.len(), "{what}");
+            }
+        }
+    }
+    let empty = tempfile::tempdir().unwrap();
+    Model::create(empty.path(), draft(&other()), other().weights, &Replaces::Own(None)).unwrap();
+    fs::write(empty.path().join("model.json"), "{").unwrap();
+    let damaged = Model::create(empty.path(), draft(&other()), other().weights, &Replaces::Own(own()));
+    assert!(damaged.is_err(), "whose it is cannot be told");
+}
+
+/// What a draft of a model like `model` says, without images.
+fn draft(model: &Model) -> Draft {
+    let card = model.card.clone();
+    Draft {
+        name: card.name,
+        labels: card.labels,
+        class_folders: None,
+        preprocessing: card.preprocessing,
+        space: card.space,
+        calibration: None,
+        training: None,
+    }
+}
+
+/// A search that ends after a training has replaced its model must not mix the two.
+#[test]
+fn nothing_is_written_beside_weights_that_took_the_place_of_these() {
+    let model = TestModel::new();
+    let mut opened = model.open();
+    let other = TestModel::with_seed(4).open();
+    Model::create(model.path(), draft(&other), other.weights.clone(), &Replaces::Any).unwrap();
+    let family = opened.family.clone();
+    let message = opened.write_family(family).unwrap_err().to_string();
+    assert!(message.contains("holds other weights by now"), "{message}");
+    let message = opened.write_statistics(Vec::new(), (String::new(), 0)).unwrap_err().to_string();
+    assert!(message.contains("holds other weights by now"), "{message}");
+    let after = model.open();
+    assert!(after.weights == other.weights && after.family.members.is_empty());
+}
+
+/// Pictures that ship with the model before may not fit: that is known before it goes.
+#[test]
+fn examples_of_other_labels_refuse_a_new_model_in_time() {
+    let model = TestModel::new();
+    fs::create_dir(model.path().join("examples")).unwrap();
+    fs::write(model.path().join("examples/a.png"), "").unwrap();
+    fs::write(model.path().join("examples/examples.json"), r#"{"examples": [{"file": "a.png", "label": "class 1"}]}"#).unwrap();
+    let before = model.open();
+    let draft = Draft { labels: (0..10).map(|class| format!("kind {class}")).collect(), ..draft(&before) };
+    let message = Model::create(model.path(), draft, before.weights.clone(), &Replaces::Any).unwrap_err().to_string();
+    assert!(message.contains("none of the model's labels"), "{message}");
+    assert!(model.open().card == before.card);
+}
+
 /// A model that cannot be made leaves the one that lies there as it was.
 #[test]
 fn what_is_refused_replaces_nothing() {
     let model = TestModel::new();
     let before = model.open();
-    let card = before.card.clone();
-    let draft = Draft {
-        name: card.name,
-        labels: vec!["all".to_owned()],
-        class_folders: None,
-        preprocessing: card.preprocessing,
-        space: card.space.clone(),
-        calibration: None,
-        training: None,
-    };
-    let weights = Weights::random(&layout(&card.space, 1), 4, GammaInit::ZeroLast);
-    let message = Model::create(model.path(), draft, weights).unwrap_err().to_string();
+    let draft = Draft { labels: vec!["all".to_owned()], ..draft(&before) };
+    let weights = Weights::random(&layout(&before.card.space, 1), 4, GammaInit::ZeroLast);
+    let message = Model::create(model.path(), draft, weights, &Replaces::Any).unwrap_err().to_string();
     assert!(message.contains("1 labels; a model has between 2 and 100000"), "{message}");
     let after = model.open();
     assert!(after.card == before.card && after.weights == before.weights);

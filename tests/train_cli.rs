@@ -195,7 +195,8 @@ fn search(here: &Path) -> Model {
     let drawn = |name: &str| fs::read_to_string(here.join(format!("model/plots/{name}.svg"))).expect("drawn");
     assert!(drawn("coarse").contains("mutated in the fine phase") && !drawn("coarse").contains("front"), "parents, not what came of them");
     assert!(drawn("fine").contains("mutations") && drawn("fine").contains("front of the search"));
-    let results = here.join("model/search.jsonl");
+    let weights = Model::open(&here.join("model")).expect("a model").card.weights_sha256;
+    let results = here.join(format!("model/search-{}.jsonl", &weights[..8]));
     let text = fs::read_to_string(&results).expect("kept");
     for name in ["coarse.svg", "coarse.png", "fine.svg", "fine.png", "family.svg", "family.png"] {
         assert!(fs::metadata(here.join("model/plots").join(name)).expect("drawn").len() > 2_000, "{name}");
@@ -234,7 +235,7 @@ fn search(here: &Path) -> Model {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let said = refused(&["--calibration-batch", "32"]);
-    assert!(said.contains("search.jsonl holds the scores of another search, recalibrated on other images or in other batches"), "{said}");
+    assert!(said.contains(".jsonl holds the scores of another search, recalibrated on other images or in other batches"), "{said}");
     let said = refused(&["--results", "grid.json"]);
     assert!(said.contains("name another file with --results"), "{said}");
     assert_eq!(fs::read_to_string(here.join("grid.json")).expect("kept"), grid);
@@ -356,11 +357,25 @@ fn analyses_that_train_compare_what_they_say() {
         (["--learning-rate", "0.5"], other),
         (["--pad", "3"], other),
         (["--without", "transition-skips"], "leave --without transition-skips out"),
+        (["--without", "regularise-biggest"], "--without regularise-biggest is what this analysis decides"),
+        (["--calibration-images", "73"], "73 calibration images are more than the 72 training images"),
     ] {
         let refused = analyse("regularisation", &flags).output().expect("runs");
         let error = String::from_utf8_lossy(&refused.stderr);
         assert!(!refused.status.success() && error.contains(said), "{flags:?}: {error}");
     }
+    // Nothing is trained where a later arm is impossible.
+    for (name, flags, said) in [
+        ("constant-ending", &["--floors", "0.5", "3"][..], "schedule.floor must be from 0 to 1"),
+        ("fine-tuning", &["--rates", "0.5", "0"], "schedule.rate_per_256 must be above 0"),
+        ("from-scratch", &["--label-epochs", "1"], "nobody would be distilled in place"),
+        ("regularisation", &["--without", "dropout", "weight-decay"], "nobody is regularised"),
+    ] {
+        let refused = analyse(name, &[flags, &["--runs", "runs/refused"]].concat()).output().expect("runs");
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains(said), "{name} {flags:?}: {error}");
+    }
+    assert!(!here.join("runs/refused").exists());
 }
 
 /// An analysis left its table, and its charts as SVG and PNG.
@@ -526,7 +541,12 @@ fn a_run_goes_on_as_what_it_was_begun() {
     assert!(output.status.success() && error.contains("WARN skipping an image that cannot be read"), "{error}");
     assert!(error.contains("06.png"), "what is skipped is named: {error}");
     assert!(error.contains("1 images could not be read and were skipped, the first of them images/train/across/06.png"), "{error}");
-    assert_eq!(Model::open(&here.join("model")).expect("a model").card.training.expect("told")["images"], 71, "those that could be read");
+    // Finished once more, it meets few images.
+    let text = succeed(train(&[&more[..], &["--max-corrupt", "1"]].concat()));
+    assert!(text.contains("next: put test images into images/test/CLASS/"), "{text}");
+    assert!(text.ends_with("then: bignas search --model model --data images --max-corrupt 1\n"), "{text}");
+    let training = Model::open(&here.join("model")).expect("a model").card.training.expect("told");
+    assert_eq!((&training["images"], &training["skipped"]), (&71.into(), &1.into()), "those that could be read, and not");
     assert_eq!((&told()["optimiser"]["kind"], &told()["seed"]), (&"sgd".into(), &7.into()));
     assert_eq!((&told()["schedule"]["shape"], &told()["schedule"]["floor"]), (&"cosine".into(), &0.0.into()), "to zero, if not told");
     assert!(told()["roster"]["child"].is_object(), "what was trained still is");

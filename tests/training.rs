@@ -14,6 +14,7 @@ use bignas::train::{
     Checkpoint, Decay, Given, Job, OptimiserKind, Outcome, Regularise, Roster, RunDirectory, RunState, TrainError, TrainSettings, Wanted,
     run,
 };
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Images a step, and steps of an epoch.
@@ -259,15 +260,17 @@ fn damaged_checkpoints_are_refused_by_name() {
     }
     let path = checkpoint.join("state.json");
     let whole = fs::read(&path).expect("reads");
-    for (name, value, said) in [
-        ("step", 2, "state.json: it is of step 2, and its directory is not"),
-        ("steps_per_epoch", 0, "state.json: 9 images in batches of 4 do not make 0 steps an epoch"),
-        ("steps_per_epoch", 3, "state.json: 9 images in batches of 4 do not make 3 steps an epoch"),
+    for (at, value, said) in [
+        ("/step", json!(2), "state.json: it is of step 2, and its directory is not"),
+        ("/steps_per_epoch", json!(0), "state.json: 9 images in batches of 4 do not make 0 steps an epoch"),
+        ("/steps_per_epoch", json!(3), "state.json: 9 images in batches of 4 do not make 3 steps an epoch"),
+        ("/space/training_resolutions", json!([]), "training_resolutions"),
+        ("/preprocessing/std", json!([0.0]), "preprocessing: std"),
     ] {
         let mut state: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
-        state[name] = value.into();
+        *state.pointer_mut(at).expect("is there") = value;
         fs::write(&path, state.to_string()).expect("writes");
-        let message = bench.run("run", true).expect_err(name).to_string();
+        let message = bench.run("run", true).expect_err(at).to_string();
         assert!(message.contains(said) && message.contains("delete this checkpoint"), "{message:?} lacks {said:?}");
     }
     fs::write(&path, whole).expect("writes");
@@ -426,7 +429,12 @@ fn a_run_starts_from_given_weights_and_learns_from_a_given_teacher() {
     assert_eq!((provenance.start_sha256.as_deref(), provenance.teacher_sha256), (Some("a"), None));
     bench.start = Some((start.clone(), "b"));
     let message = bench.run("started", true).expect_err("begun from another").to_string();
-    assert!(message.contains("model to start from (--start) changed"), "{message}");
+    assert!(message.contains("did not start from the weights that --start names now: leave --start out"), "{message}");
+    bench.start = None;
+    bench.one_step("random", false);
+    bench.start = Some((start.clone(), "a"));
+    let message = bench.run("random", true).expect_err("begun from none").to_string();
+    assert!(message.contains("leave --start out"), "{message}");
 
     bench.settings.schedule.rate_per_256 = 0.01;
     bench.settings.distillation = false;

@@ -23,6 +23,18 @@ pub enum ModelError {
         #[source]
         source: std::io::Error,
     },
+    /// There is a model already, which nobody said may go.
+    #[error("{} holds a model already: name another directory, or replace that model and its family with --replace", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another model took the place of this one since it was opened.
+    #[error("{} holds other weights by now, which another program wrote: nothing was written; begin again with them", path.display())]
+    Replaced {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A JSON file does not parse.
     #[error("{} is not what it should be", path.display())]
     Json {

@@ -15,7 +15,7 @@ pub use card::{Calibration, ModelCard, ShippedStatistics};
 pub use error::ModelError;
 pub use examples::Example;
 pub use family::{AccuracyKind, AccuracySource, Family, FamilyError, Member};
-pub use model::{Draft, Model};
+pub use model::{Draft, Model, Replaces};
 pub use statistics::{BnStats, LayerStats, StatisticsError};
 pub use statistics_file::StatisticsFileError;
 pub use weights::{GammaInit, Tensor, Weights, WeightsError};

@@ -87,27 +87,29 @@ impl Model {
         Ok(Some(images))
     }
 
-    /// Creates or replaces a model's `weights.safetensors` and `model.json` in `directory`, and its calibration images, which go where
-    /// the draft has none. A family that lies there goes, unless it was searched in the very same weights.
+    /// Writes a model into `directory`: `weights.safetensors`, `model.json`, and its calibration images, which go where the draft has
+    /// none. A family that lies there goes, unless it was searched in the very same weights. What would not open again is refused before
+    /// anything is replaced.
     ///
     /// # Errors
-    /// [`ModelError`] names the file that could not be written, or what is wrong with the card.
-    pub fn create(directory: &Path, draft: Draft, weights: Weights) -> Result<Self, ModelError> {
-        std::fs::create_dir_all(directory).map_err(|source| ModelError::Io { path: directory.to_owned(), source })?;
+    /// [`ModelError`] where the directory holds a model that `replaces` protects; it names the file that could not be written, or what
+    /// would be wrong with the model.
+    pub fn create(directory: &Path, draft: Draft, weights: Weights, replaces: &Replaces) -> Result<Self, ModelError> {
+        let io = |source| ModelError::Io { path: directory.to_owned(), source };
+        std::fs::create_dir_all(directory).map_err(io)?;
         let path = directory.join(MODEL);
-        let before: Option<ModelCard> = read_json(&path).ok();
         let (staged_weights, weights_sha256) = weights.stage(&directory.join(WEIGHTS))?;
-        let mut staged = vec![staged_weights];
         let calibration = draft.calibration.map(|(images, batch, seed)| {
-            staged.push(images.stage(&directory.join(CALIBRATION))?);
-            Ok::<_, ModelError>(Calibration { images: images.count(), batch, seed, sha256: images.sha256() })
+            let staged = images.stage(&directory.join(CALIBRATION))?;
+            Ok::<_, ModelError>((staged, Calibration { images: images.count(), batch, seed, sha256: images.sha256() }))
         });
-        let same = |before: &ModelCard| {
+        let (staged_calibration, calibration) = calibration.transpose()?.unzip();
+        let before: Option<ModelCard> = read_json(&path).ok();
+        let same = before.as_ref().filter(|before| {
             (&before.weights_sha256, &before.space, &before.labels, &before.preprocessing)
                 == (&weights_sha256, &draft.space, &draft.labels, &draft.preprocessing)
-        };
-        let before = before.filter(same);
-        let goes = before.is_none();
+        });
+        replaces.check(directory, before.as_ref(), same.is_some())?;
         let card = ModelCard {
             format: FORMAT,
             name: draft.name,
@@ -116,24 +118,25 @@ impl Model {
             preprocessing: draft.preprocessing,
             space: draft.space,
             weights_sha256,
-            calibration: calibration.transpose()?,
-            statistics: before.and_then(|before| before.statistics),
+            calibration,
+            statistics: same.and_then(|before| before.statistics.clone()),
             training: draft.training,
         };
         card.check(&path)?;
-        let io = |source| ModelError::Io { path: directory.to_owned(), source };
+        let family = if same.is_some() { Self::read_family(directory, &card)? } else { Family::default() };
+        let statistics = Self::read_statistics(directory, &card, &family)?;
+        let examples = examples::read(directory, &card.labels)?;
         let text = to_json(&path, &card)?;
-        staged.push(Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?);
-        for file in staged {
-            file.commit().map_err(io)?;
-        }
-        let gone = [(FAMILY, goes), (STATISTICS, goes), (CALIBRATION, card.calibration.is_none())];
+        let staged_card = Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?;
+        let gone = [(FAMILY, same.is_none()), (STATISTICS, same.is_none()), (CALIBRATION, card.calibration.is_none())];
+        // Until the new card is there, the old one's checksum refuses the directory.
+        staged_weights.commit().map_err(io)?;
         for (file, _) in gone.into_iter().filter(|(_, goes)| *goes) {
             remove(&directory.join(file))?;
         }
-        let family = Self::read_family(directory, &card)?;
-        let statistics = Self::read_statistics(directory, &card, &family)?;
-        let examples = examples::read(directory, &card.labels)?;
+        for staged in staged_calibration.into_iter().chain([staged_card]) {
+            staged.commit().map_err(io)?;
+        }
         Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
     }
 
@@ -160,8 +163,9 @@ impl Model {
     /// Replaces `family.json`; the model then ships no statistics.
     ///
     /// # Errors
-    /// [`ModelError::Io`] where a file cannot be written.
+    /// [`ModelError::Replaced`] where another model lies there by now, [`ModelError::Io`] where a file cannot be written.
     pub fn write_family(&mut self, family: Family) -> Result<(), ModelError> {
+        self.check_unreplaced()?;
         if self.card.statistics.take().is_some() {
             self.statistics.clear();
             write_json(&self.directory.join(MODEL), &self.card)?;
@@ -176,8 +180,9 @@ impl Model {
     /// says what they were measured on: the SHA-256 of the images, and the seed under which they were drawn.
     ///
     /// # Errors
-    /// [`ModelError`] where statistics of a child are missing, or a file cannot be written.
+    /// [`ModelError`] where statistics of a child are missing, another model lies there by now, or a file cannot be written.
     pub fn write_statistics(&mut self, statistics: Vec<BnStats>, images: (String, u64)) -> Result<(), ModelError> {
+        self.check_unreplaced()?;
         let path = self.directory.join(STATISTICS);
         let failed = |source| ModelError::Statistics { path: path.clone(), source };
         let bytes = statistics_file::to_bytes(&statistics).map_err(failed)?;
@@ -188,6 +193,36 @@ impl Model {
         self.card.statistics = Some(shipped);
         self.statistics = Self::read_statistics(&self.directory, &self.card, &self.family)?;
         write_json(&self.directory.join(MODEL), &self.card)
+    }
+
+    /// Refuses to write beside weights that are no longer these: a search takes long enough for a training to replace them.
+    fn check_unreplaced(&self) -> Result<(), ModelError> {
+        let now: ModelCard = read_json(&self.directory.join(MODEL))?;
+        match now.weights_sha256 == self.card.weights_sha256 {
+            true => Ok(()),
+            false => Err(ModelError::Replaced { path: self.directory.clone() }),
+        }
+    }
+}
+
+/// Which model a new one may take the place of.
+#[derive(Debug, Clone)]
+pub enum Replaces {
+    /// Whichever lies there, with its family.
+    Any,
+    /// None but the one with these weights, by their SHA-256, and that only where no family goes with it.
+    Own(Option<String>),
+}
+
+impl Replaces {
+    /// Refuses to replace the model with the card `before` in `directory`, whose family stays or not.
+    fn check(&self, directory: &Path, before: Option<&ModelCard>, family_stays: bool) -> Result<(), ModelError> {
+        let Self::Own(own) = self else { return Ok(()) };
+        let is_own = before.is_some_and(|before| own.as_ref() == Some(&before.weights_sha256));
+        match !Model::is_in(directory) || is_own && (family_stays || !directory.join(FAMILY).exists()) {
+            true => Ok(()),
+            false => Err(ModelError::Exists { path: directory.to_owned() }),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::{Model, ModelCard};
 use crate::data::{Augment, CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
 use crate::deploy::{Deployed, Statistics, deploy};
-use crate::image::{DecodeLimits, Preprocessing, decode};
+use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
 use crate::onnx::Input;
 use crate::runtime::Runtime;
 use crate::space::Child;
@@ -166,11 +166,9 @@ impl Sampling {
         let mut patches = Vec::with_capacity(wanted.len());
         let mut unreadable = Vec::new();
         for index in &wanted {
-            let path = &files[*index];
-            let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-            match decode(&bytes, &DecodeLimits::default(), preprocessing.channels(), preprocessing.background) {
+            match read_pixels(&files[*index], preprocessing) {
                 Ok(pixels) => patches.push(augment.calibration_patch(&pixels, preprocessing, self.calibration_seed, *index)?),
-                Err(source) => unreadable.push(DataError::Decode { path: path.clone(), source }),
+                Err(error) => unreadable.push(error),
             }
             bar.inc(1);
         }
@@ -188,6 +186,12 @@ impl Sampling {
         }
         Ok(PatchSet::from_patches(&patches)?)
     }
+}
+
+fn read_pixels(path: &Path, preprocessing: &Preprocessing) -> Result<Pixels, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let pixels = decode(&bytes, &DecodeLimits::default(), preprocessing.channels(), preprocessing.background);
+    pixels.map_err(|source| DataError::Decode { path: path.to_owned(), source })
 }
 
 /// An error and its causes in one line.

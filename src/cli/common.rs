@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::checkpoint::{Model, ModelCard};
+use crate::checkpoint::{Model, ModelCard, ModelError, Replaces};
 use crate::data::{DataOptions, ImageSet, Split};
 use crate::runtime::{Runtime, default_library};
 use crate::space::{ByStage, Child, ChildId, Choices, SearchSpace};
@@ -50,13 +50,16 @@ pub(super) struct Replace {
 
 impl Replace {
     /// Refuses a directory that holds a model, unless it may be replaced.
-    pub(super) fn check(&self, directory: &Path) -> anyhow::Result<()> {
-        ensure!(
-            self.replace || !Model::is_in(directory),
-            "{} holds a model already: name another directory, or replace that model and its family with --replace",
-            directory.display()
-        );
-        Ok(())
+    pub(super) fn check(&self, directory: &Path) -> Result<(), ModelError> {
+        match self.replace || !Model::is_in(directory) {
+            true => Ok(()),
+            false => Err(ModelError::Exists { path: directory.to_owned() }),
+        }
+    }
+
+    /// What may be replaced: anything if so said, else the `own` model alone.
+    pub(super) fn replaces(&self, own: Option<String>) -> Replaces {
+        if self.replace { Replaces::Any } else { Replaces::Own(own) }
     }
 }
 
@@ -73,18 +76,6 @@ pub(super) fn tell_skipped(images: &ImageSet) {
     if let Some(first) = skipped.first() {
         eprintln!("{} images could not be read and were skipped, the first of them {}", skipped.len(), first.display());
     }
-}
-
-/// Draws `count` training images for recalibration and changes them as training does; unreadable ones are left out.
-#[cfg(feature = "train")]
-pub(super) fn draw_calibration(source: &crate::data::Source, count: usize, seed: u64) -> anyhow::Result<crate::data::PatchSet> {
-    let mut patches = Vec::with_capacity(count);
-    for index in crate::data::calibration_indices(source.images.len(), count, seed) {
-        if let Some(pixels) = source.images.pixels_or_skip(index)? {
-            patches.push(source.augment.calibration_patch(&pixels, &source.preprocessing, seed, index)?);
-        }
-    }
-    Ok(crate::data::PatchSet::from_patches(&patches)?)
 }
 
 /// Finds the child that `text` names: `smallest`, `biggest`, the id of a member of the family, or a JSON file of choices.
@@ -108,7 +99,12 @@ pub(super) fn extreme(space: &SearchSpace, name: &str) -> Child {
 
 /// Reads a child from a JSON file of choices.
 pub(super) fn read_child(space: &SearchSpace, path: &Path) -> anyhow::Result<Child> {
-    let hint = || format!("{} is neither smallest, biggest, a child id nor a readable file of choices", path.display());
+    let hint = || match path.to_str().and_then(|text| text.parse::<ChildId>().ok()) {
+        Some(id) => {
+            format!("{id} is no file, and an id names a child of a model's family: name the model too, or give the child's choices")
+        }
+        None => format!("{} is neither smallest, biggest, a child id nor a readable file of choices", path.display()),
+    };
     let text = std::fs::read(path).with_context(hint)?;
     let choices = parse_choices(&text).with_context(|| format!("{} holds no choices of a child", path.display()))?;
     Ok(Child::new(space, choices)?)

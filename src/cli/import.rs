@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use super::calibration::Sampling;
 use super::common::Replace;
+use super::shell::path_word;
 use crate::data::Augment;
 use crate::import::{Source, read_weights, write_model};
 
@@ -49,10 +50,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     println!("{}: all tensors of the {} supernet, of the right shapes", args.checkpoint.display(), source.name());
     let calibration = args.sampling.draft(&args.calibration, &source.preprocessing(), &Augment::NONE)?;
     let (images, batch) = (calibration.0.count(), calibration.1);
-    let model = write_model(&args.output, source, &args.checkpoint, weights, calibration)?;
+    let model = write_model(&args.output, &args.replace.replaces(None), source, &args.checkpoint, weights, calibration)?;
     let (directory, children) = (args.output.display(), model.family.members.len());
     println!("wrote {directory}: {children} published children, {images} calibration images in batches of {batch}");
     println!("the weights are under {}: see {}", source.licence(), source.address());
-    println!("next: bignas serve --model {directory}");
+    println!("next: bignas serve --model {}", path_word(&args.output));
     Ok(())
 }

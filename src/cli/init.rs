@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::common::Replace;
+use super::shell::path_word;
 use crate::checkpoint::{Draft, Family, GammaInit, Member, Model, Weights};
 use crate::data::PatchSet;
 use crate::image::{Filter, Preprocessing};
@@ -74,12 +75,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         calibration: Some((noise.into(), batch, args.seed)),
         training: Some(serde_json::json!({ "random_weights": { "seed": args.seed, "gamma": format!("{gamma:?}") } })),
     };
-    let mut model = Model::create(&args.output, draft, weights)?;
+    let mut model = Model::create(&args.output, draft, weights, &args.replace.replaces(None))?;
     let children = largest_within(&space, classes, &Grid::of(&space), &spread_budgets(&space, classes, FAMILY));
     let members = children.into_iter().map(|child| Member { child, accuracy: None, accuracy_source: None }).collect();
     model.write_family(Family::new(&space, classes, members, None))?;
     println!("created {} with random weights and {} children", args.output.display(), model.family.members.len());
-    println!("next: bignas serve --model {}", args.output.display());
+    println!("next: bignas serve --model {}", path_word(&args.output));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use anyhow::ensure;
 use super::common::load_runtime;
 use super::init::read_space;
 use super::progress::Progress;
+use super::shell::path_word;
 use crate::checkpoint::Model;
 use crate::profile::{BatchTable, MIN_CHILDREN, Settings, Table, profile};
 use crate::space::SearchSpace;
@@ -69,7 +70,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     table.write(&output)?;
     report(&table, settings.rounds, begin.elapsed().as_secs());
     println!("wrote {}", output.display());
-    println!("next: bignas inspect {subject} --child CHILD --latency-table {}", output.display());
+    println!("next: bignas inspect {subject} --child CHILD --latency-table {}", path_word(&output));
     Ok(())
 }
 
@@ -77,7 +78,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 fn subject(args: &Args) -> anyhow::Result<(SearchSpace, usize, String)> {
     if let Some(directory) = &args.model {
         let card = Model::open(directory)?.card;
-        return Ok((card.space, card.labels.len(), format!("--model {}", directory.display())));
+        return Ok((card.space, card.labels.len(), format!("--model {}", path_word(directory))));
     }
     let name = args.space.as_deref().unwrap_or_default();
     Ok((read_space(name)?, args.classes as usize, format!("--space {name} --classes {}", args.classes)))

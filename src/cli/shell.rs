@@ -1,8 +1,15 @@
 //! Commands that this program prints, ready to be pasted into a shell.
 
+use std::path::Path;
+
 /// A command line of `arguments`, each quoted where a shell would read it otherwise.
 pub(super) fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
     arguments.into_iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// `path` as one word of a shell.
+pub(super) fn path_word(path: &Path) -> String {
+    quoted(path.to_string_lossy().into_owned())
 }
 
 /// `argument` as one word of a shell.
@@ -16,7 +23,7 @@ fn quoted(argument: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::command_line;
+    use super::*;
 
     #[test]
     fn every_argument_stays_one_word() {
@@ -28,5 +35,6 @@ mod tests {
         for (arguments, expected) in cases {
             assert_eq!(command_line(arguments.iter().map(|&argument| argument.to_owned())), expected);
         }
+        assert_eq!(path_word(Path::new("my runs/a")), "'my runs/a'");
     }
 }

@@ -18,12 +18,12 @@ use self::augment::AugmentFlags;
 use self::flags::SettingsFlags;
 use self::models::{ModelFlags, given};
 use self::what::What;
-use super::common::{Replace, draw_calibration, tell_skipped};
-use super::shell::command_line;
+use super::common::{Replace, tell_skipped};
+use super::shell::{command_line, path_word};
 use crate::checkpoint::{Draft, Model, Weights};
-use crate::data::{Augment, DataError, DataOptions, ImageSet, Source, Split};
+use crate::data::{Augment, DataError, DataOptions, ImageSet, PatchSet, Source, Split};
 use crate::process::suit_training;
-use crate::train::{Device, Job, Outcome, Provenance, RunDirectory, TrainError, TrainSettings, gpu, loader_threads, run as train};
+use crate::train::{Device, Job, Outcome, Provenance, Roster, RunDirectory, TrainError, TrainSettings, gpu, loader_threads, run as train};
 
 /// Arguments of `bignas train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -114,6 +114,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let train_images = trained_on(open(args, &what, Split::Train, what.classes.clone())?, &what.settings)?;
     models.check_classes(train_images.classes())?;
     models.warn_of_known_images(&what.settings);
+    warn_of_labels_alone(&what.settings);
     warn_of_empty_classes(&train_images);
     let source = |images, augment: &Augment| Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() };
     let validation = match open(args, &what, Split::Test, Some(train_images.classes().to_vec())) {
@@ -180,12 +181,22 @@ fn warn_of_empty_classes(images: &ImageSet) {
     }
 }
 
+/// Warns where children would distil but for the epochs in which they learn from labels, which are all there are.
+fn warn_of_labels_alone(settings: &TrainSettings) {
+    if settings.distillation && settings.label_epochs >= settings.epochs && !matches!(settings.roster, Roster::Child(_)) {
+        eprintln!(
+            "every one of the {} epochs is one of the {} in which children learn from labels (--label-epochs), so none distils",
+            settings.epochs, settings.label_epochs
+        );
+    }
+}
+
 /// Writes the model that a run ended in, and says what to do with it.
 fn create_model(args: &Args, what: &What, job: &Job<'_>, weights: Weights, provenance: &Provenance) -> Result<()> {
     let images = &job.train.images;
     let calibration = match what.wanted.calibration_images.unwrap_or(CALIBRATION_IMAGES) {
         0 => None,
-        count => Some(draw_calibration(&job.train, count as usize, what.settings.seed)?),
+        count => Some(PatchSet::from_patches(&job.train.draw(count as usize, what.settings.seed)?.0)?),
     };
     // A small data set does not fill the usual batch.
     let calibration = calibration.map(|set| (set.count.min(CALIBRATION_BATCH), set));
@@ -199,7 +210,11 @@ fn create_model(args: &Args, what: &What, job: &Job<'_>, weights: Weights, prove
         training: Some(serde_json::to_value(provenance)?),
     };
     let searched = Model::open(&args.model).is_ok_and(|before| !before.family.members.is_empty());
-    let model = Model::create(&args.model, draft, weights)?;
+    // Much may have come to lie there since it was first asked.
+    let replaces = args.replace.replaces(RunDirectory::model(&args.run));
+    let model = Model::create(&args.model, draft, weights, &replaces).with_context(|| {
+        format!("no model was written; {} keeps what was trained, for the same command with --resume", args.run.display())
+    })?;
     RunDirectory::remember_model(&args.run, &model.card.weights_sha256)?;
     let (path, data) = (model.directory().display(), args.data.display());
     println!("trained {} steps; wrote {path}", provenance.steps);
@@ -209,7 +224,12 @@ fn create_model(args: &Args, what: &What, job: &Job<'_>, weights: Weights, prove
         (false, true) => {}
     }
     let images = if model.card.calibration.is_some() { "" } else { " --calibration DIR" };
-    println!("next: bignas search --model {path} --data {data}{images}");
+    let corrupt = if args.max_corrupt > 0 { format!(" --max-corrupt {}", args.max_corrupt) } else { String::new() };
+    let next = format!("bignas search --model {} --data {}{images}{corrupt}", path_word(&args.model), path_word(&args.data));
+    match job.validation {
+        Some(_) => println!("next: {next}"),
+        None => println!("next: put test images into {data}/test/CLASS/, which a family is measured on, then: {next}"),
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::checkpoint::{Draft, Family, Model, ModelError, Tensor, Weights};
+use crate::checkpoint::{Draft, Family, Model, ModelError, Replaces, Tensor, Weights};
 use crate::data::CalibrationSet;
 use crate::files::sha256_of_file;
 use crate::space::{ChildError, SearchSpace, layout, preset};
@@ -106,6 +106,7 @@ pub fn read_weights(path: &Path) -> Result<Weights, ImportError> {
 /// [`ImportError`] names the file.
 pub fn write_model(
     directory: &Path,
+    replaces: &Replaces,
     source: Source,
     checkpoint: &Path,
     weights: Weights,
@@ -127,7 +128,7 @@ pub fn write_model(
         training: Some(training),
     };
     let members = source.members(&draft.space)?;
-    let mut model = Model::create(directory, draft, weights)?;
+    let mut model = Model::create(directory, draft, weights, replaces)?;
     let family = Family::new(&model.card.space, imagenet::CLASSES, members, Some(serde_json::json!({ "published": source.address() })));
     model.write_family(family)?;
     Ok(model)

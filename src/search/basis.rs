@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Purpose, ResultsError, Score, SearchSettings};
+use super::{Purpose, ResultsError, SearchSettings};
 use crate::image::Preprocessing;
 
 /// What accuracies depend on: where any of it differs, scores say nothing about each other.
@@ -67,14 +67,6 @@ impl Aim {
             ("with another seed", ours.seed == theirs.seed),
             ("measuring latency on another device", self.device == other.device),
         ])
-    }
-
-    /// What of a score serves this search, if anything: one that bounds latencies needs them, and to any other they say nothing.
-    pub(super) fn serving(&self, score: Score) -> Option<Score> {
-        match self.device {
-            Some(_) => score.latency_ms.map(|_| score),
-            None => Some(Score { latency_ms: None, ..score }),
-        }
     }
 }
 

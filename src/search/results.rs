@@ -41,10 +41,11 @@ pub(super) struct Contents {
     pub(super) basis: Option<Basis>,
     /// What the last search asked for.
     pub(super) aim: Option<Aim>,
-    /// What the latencies were measured on.
-    device: Option<String>,
+    /// Every child as it was scored last, without its latency.
     lines: BTreeMap<ChildId, Line>,
-    /// Bytes up to the end of the last whole line.
+    /// Latencies by what they were measured on.
+    latencies_ms: BTreeMap<String, BTreeMap<ChildId, f64>>,
+    /// Bytes up to the end of the last line that is whole.
     whole: usize,
 }
 
@@ -63,31 +64,33 @@ impl Contents {
         if !bytes.starts_with(BEGINNING) && !BEGINNING.starts_with(bytes) {
             return Err(ResultsError::Foreign { path: path.to_owned(), purpose });
         }
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let mut contents = Self { whole, ..Self::default() };
-        for (index, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
-            let wrong = |source| match index {
-                0 => ResultsError::Foreign { path: path.to_owned(), purpose },
-                _ => ResultsError::Line { path: path.to_owned(), line: index + 1, source },
+        let mut contents = Self::default();
+        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let record = match serde_json::from_slice(line) {
+                Ok(record) => record,
+                // Whatever ended the process cut it off.
+                Err(_) if !line.ends_with(b"\n") => break,
+                Err(_) if index == 0 => return Err(ResultsError::Foreign { path: path.to_owned(), purpose }),
+                Err(source) => return Err(ResultsError::Line { path: path.to_owned(), line: index + 1, source }),
             };
-            match serde_json::from_slice(line).map_err(wrong)? {
+            match record {
                 // There may be several where files were joined by hand.
                 Record::Basis(basis) => basis.check(path, contents.basis.get_or_insert_with(|| basis.clone()), purpose)?,
-                Record::Aim(aim) => contents.take(aim),
-                // A child that was evaluated again, for its latency, has its last score.
-                Record::Child(line) => drop(contents.lines.insert(line.id, line)),
+                Record::Aim(aim) => contents.aim = Some(aim),
+                Record::Child(line) => contents.take(line),
             }
+            contents.whole += line.len();
         }
         Ok(contents)
     }
 
-    /// Notes what a search asks for. Latencies of another device than its own say nothing to it.
-    fn take(&mut self, aim: Aim) {
-        if aim.device.is_some() && aim.device != self.device {
-            self.lines.values_mut().for_each(|line| line.score.latency_ms = None);
-            self.device.clone_from(&aim.device);
+    /// Notes a child, which has its last score where it was evaluated again, and every device's latency.
+    fn take(&mut self, mut line: Line) {
+        let device = self.aim.as_ref().and_then(|aim| aim.device.clone());
+        if let (Some(latency_ms), Some(device)) = (line.score.latency_ms.take(), device) {
+            self.latencies_ms.entry(device).or_default().insert(line.id, latency_ms);
         }
-        self.aim = Some(aim);
+        self.lines.insert(line.id, line);
     }
 
     /// All scored children.
@@ -95,9 +98,16 @@ impl Contents {
         self.lines.values()
     }
 
-    /// What serves the search that asks for `aim`.
+    /// What serves the search that asks for `aim`: one that bounds latencies needs those of its device, and to any other they say nothing.
     pub(super) fn serving(&self, aim: &Aim) -> impl Iterator<Item = Line> {
-        let serving = |line: &Line| Some(Line { score: aim.serving(line.score)?, ..line.clone() });
+        let latencies_ms = aim.device.as_ref().map(|device| self.latencies_ms.get(device));
+        let serving = move |line: &Line| {
+            let latency_ms = match latencies_ms {
+                Some(latencies_ms) => Some(*latencies_ms?.get(&line.id)?),
+                None => None,
+            };
+            Some(Line { score: Score { latency_ms, ..line.score }, ..line.clone() })
+        };
         self.lines.values().filter_map(serving)
     }
 }
@@ -129,13 +139,14 @@ impl Results {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
-        let mut contents = Contents::parse(path, &bytes, purpose)?;
+        let contents = Contents::parse(path, &bytes, purpose)?;
         contents.basis.as_ref().map_or(Ok(()), |found| found.check(path, basis, purpose))?;
         if contents.whole < bytes.len() {
             file.set_len(contents.whole as u64).map_err(io)?;
+        } else if bytes.last().is_some_and(|&byte| byte != b'\n') {
+            file.write_all(b"\n").map_err(io)?;
         }
         let aimed_so = contents.aim.as_ref() == Some(aim);
-        contents.take(aim.clone());
         let scores = contents.serving(aim).map(|line| (line.id, line.score)).collect();
         let mut results = Self { path: path.to_owned(), file, scores };
         if contents.basis.is_none() {

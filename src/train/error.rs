@@ -83,6 +83,16 @@ pub enum TrainError {
         /// What differs.
         what: &'static str,
     },
+    /// The run to resume did not start where it is told to have.
+    #[error(
+        "the run in {} did not start from the weights that --start names now: leave --start out, as going on needs none, or start a new run \
+         elsewhere",
+        path.display()
+    )]
+    OtherStart {
+        /// The run directory.
+        path: PathBuf,
+    },
     /// The run to resume is further than it is to go.
     #[error("the run in {} is in epoch {done} already: --epochs {epochs} would have to go back; ask for {done} or more", path.display())]
     Past {

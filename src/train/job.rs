@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::run_dir::Phase;
 use super::settings::TrainSettings;
+use super::state::Phase;
 use crate::checkpoint::Weights;
 use crate::data::{Augment, Source};
 use crate::space::SearchSpace;

@@ -75,7 +75,8 @@ impl Recorder {
 }
 
 impl ElasticNet {
-    /// Statistics of the child of `plan` over `batches` of normalised images at its resolution.
+    /// Statistics of the child of `plan` over `batches` of normalised images at its resolution. They serve validation and teachers within
+    /// a training, which on a GPU computes in TF32 where libtorch does; children that are served get theirs from `calibrate`, in float32.
     pub fn recalibrate(&self, plan: &Plan, batches: impl IntoIterator<Item = Torch>) -> Statistics {
         let mut recorder = Recorder::default();
         for images in batches {

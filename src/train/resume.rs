@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::TrainError;
-use super::run_dir::{Phase, RunState};
+use super::state::{Phase, RunState};
 
 impl RunState {
     /// Goes on with the settings and the augmentation of `told`, and remembers the own ones where they differ.
@@ -20,14 +20,17 @@ impl RunState {
 /// Whether a run can go on as `expected`: what the optimiser does and how images are changed may change on the way, but not
 /// what is trained, nor the order of the images, and nothing is undone.
 pub(super) fn check_goes_on(path: &Path, expected: &RunState, saved: &RunState) -> Result<(), TrainError> {
+    // Where a run started from need not be said again.
+    if expected.start_sha256.is_some() && expected.start_sha256 != saved.start_sha256 {
+        return Err(TrainError::OtherStart { path: path.to_owned() });
+    }
     let checks = [
         ("seed", expected.settings.seed == saved.settings.seed),
         ("held-out part (--hold-out)", expected.settings.held_out == saved.settings.held_out),
         ("batch size", expected.settings.batch_size == saved.settings.batch_size),
         ("search space", expected.space == saved.space),
         ("preprocessing", expected.preprocessing == saved.preprocessing),
-        // Where a run started from need not be said again; older states do not say it, nor who the teacher is.
-        ("model to start from (--start)", may_be(&expected.start_sha256, &saved.start_sha256)),
+        // Older states do not say who the teacher is.
         ("teacher (--teacher)", expected.taught == saved.taught && may_be(&expected.teacher_sha256, &saved.teacher_sha256)),
         ("list of classes", expected.classes == saved.classes),
         // A state from before the count was kept says how many steps they make.

@@ -8,79 +8,18 @@
 //! RUN/checkpoints/step-00000468/            state.json, weights, mean_square, momentum, perhaps average (.safetensors)
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::TrainError;
-use super::job::Wanted;
 use super::optimiser::OptimiserState;
-use super::settings::TrainSettings;
+use super::state::{RunState, STATE};
 use crate::checkpoint::Weights;
-use crate::data::Augment;
 use crate::files::{sha256, write_atomically};
-use crate::image::Preprocessing;
 use crate::space::{SearchSpace, TensorSpec};
 
 /// Checkpoints kept: the newest, and one to fall back on.
 const KEPT: usize = 2;
-
-/// What a checkpoint knows beside its tensors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunState {
-    /// Updates done.
-    pub step: u64,
-    /// Training images.
-    #[serde(default)]
-    pub images: usize,
-    /// Updates an epoch.
-    pub steps_per_epoch: u64,
-    /// Seconds of training so far, over all sessions.
-    pub seconds: f64,
-    /// What the run was told.
-    pub settings: TrainSettings,
-    /// The search space.
-    pub space: SearchSpace,
-    /// What the network expects of its input images.
-    pub preprocessing: Preprocessing,
-    /// How training images are changed at random.
-    pub augment: Augment,
-    /// Names of the classes.
-    pub classes: Vec<String>,
-    /// Whether a teacher stands in for the labels.
-    #[serde(default)]
-    pub taught: bool,
-    /// SHA-256 of the weights that it started from, where they were not random.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_sha256: Option<String>,
-    /// SHA-256 of the teacher's weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher_sha256: Option<String>,
-    /// What held before, where a resumed run was told otherwise.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<Phase>,
-    /// What the model that the run ends in is to have, where somebody said.
-    #[serde(default, skip_serializing_if = "Wanted::is_nothing")]
-    pub wanted: Wanted,
-    /// SHA-256 of every file of the checkpoint.
-    #[serde(default)]
-    pub sha256: BTreeMap<String, String>,
-}
-
-/// A part of a run, from the end of the one before.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Phase {
-    /// Updates done at its end.
-    pub until_step: u64,
-    /// What it was told.
-    pub settings: TrainSettings,
-    /// How it changed training images at random.
-    pub augment: Augment,
-}
 
 /// A checkpoint in memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,11 +45,10 @@ const WEIGHTS: &str = "weights.safetensors";
 const MEAN_SQUARE: &str = "mean_square.safetensors";
 const MOMENTUM: &str = "momentum.safetensors";
 const AVERAGE: &str = "average.safetensors";
-const STATE: &str = "state.json";
 const LOCK: &str = "lock";
 const MODEL: &str = "model.sha256";
 /// How the names of checkpoints begin, and of those that are being written.
-const STEP: &str = "step-";
+pub(super) const STEP: &str = "step-";
 const PARTIAL: &str = ".partial-";
 
 impl RunDirectory {
@@ -159,7 +97,7 @@ impl RunDirectory {
         latest(path)?.ok_or_else(nothing)?;
         let run = Self::lock(path)?;
         let directory = run.latest()?.ok_or_else(nothing)?;
-        let state = read_state(&directory)?;
+        let state = RunState::read(&directory)?;
         let layout = layout(&state.space, state.classes.len());
         let tensors = |name: &str| read_tensors(&directory.join(name), state.sha256.get(name), &layout);
         let optimiser = OptimiserState { mean_square: tensors(MEAN_SQUARE)?, momentum: tensors(MOMENTUM)? };
@@ -173,7 +111,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::NothingToResume`], or what is wrong with the state.
     pub fn peek(path: &Path) -> Result<RunState, TrainError> {
-        read_state(&latest(path)?.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
+        RunState::read(&latest(path)?.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
     }
 
     /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
@@ -284,24 +222,6 @@ fn entries(path: &Path, prefix: &str) -> Result<Vec<PathBuf>, TrainError> {
 
 pub(super) fn io(path: &Path, source: std::io::Error) -> TrainError {
     TrainError::Io { path: path.to_owned(), source }
-}
-
-fn read_state(directory: &Path) -> Result<RunState, TrainError> {
-    let path = directory.join(STATE);
-    let text = fs::read(&path).map_err(|source| io(&path, source))?;
-    let state: RunState = serde_json::from_slice(&text).map_err(|source| TrainError::State { path: path.clone(), source })?;
-    let named = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(STEP)?.parse().ok());
-    let (images, batch, steps) = (state.images, state.settings.batch_size, state.steps_per_epoch);
-    // States from before the number of images was kept say nothing of it.
-    let epoch = images.checked_div(batch).filter(|_| images > 0).map_or(steps, |steps| steps as u64);
-    let problem = if named != Some(state.step) {
-        format!("it is of step {}, and its directory is not", state.step)
-    } else if steps == 0 || steps != epoch {
-        format!("{images} images in batches of {batch} do not make {steps} steps an epoch")
-    } else {
-        return Ok(state);
-    };
-    Err(TrainError::Contradiction { path, problem })
 }
 
 fn read_tensors(path: &Path, checksum: Option<&String>, layout: &[TensorSpec]) -> Result<Weights, TrainError> {

@@ -16,9 +16,10 @@ use super::job::{Job, Outcome, Provenance};
 use super::optimiser::Optimiser;
 use super::progress::Progress;
 use super::resume::check_goes_on;
-use super::run_dir::{Checkpoint, RunDirectory, RunState};
+use super::run_dir::{Checkpoint, RunDirectory};
 use super::sandwich::{Sandwich, Step};
 use super::settings::{Roster, TrainSettings};
+use super::state::RunState;
 use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
 use crate::checkpoint::{CLASSES, Weights};
@@ -204,7 +205,8 @@ impl<'a> Training<'a> {
         }
         let optimiser = self.optimiser.state(&self.net.parameters);
         let average = self.average.as_ref().map(|average| average.to_weights(&self.net.parameters));
-        self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser, average })
+        let state = RunState { skipped: self.skipped(), ..self.state.clone() };
+        self.run.save(&Checkpoint { state, weights: self.net.to_weights(), optimiser, average })
     }
 
     /// Whether the run stands at the end of no epoch, or of one whose accuracy it has told: it may have been killed before that.
@@ -230,8 +232,13 @@ impl<'a> Training<'a> {
         }
     }
 
+    /// Training images that turned out to be unreadable: as many as the session that met the most of them.
+    fn skipped(&self) -> usize {
+        self.state.skipped.max(self.job.train.images.skipped().len())
+    }
+
     fn finish(self) -> Outcome {
-        let skipped = self.job.train.images.skipped().len();
+        let skipped = self.skipped();
         let provenance = Provenance {
             settings: self.state.settings,
             augment: self.state.augment,
@@ -239,7 +246,7 @@ impl<'a> Training<'a> {
             start_sha256: self.state.start_sha256,
             teacher_sha256: self.state.teacher_sha256,
             steps: self.state.step,
-            images: self.job.train.images.len() - skipped,
+            images: self.job.train.images.len().saturating_sub(skipped),
             skipped,
             seconds: self.state.seconds,
         };
@@ -284,6 +291,7 @@ fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, Trai
     Ok(RunState {
         step: 0,
         images: len,
+        skipped: 0,
         steps_per_epoch: (len / batch_size) as u64,
         seconds: 0.0,
         settings: settings.clone(),

@@ -9,7 +9,7 @@ use super::input::Normaliser;
 use super::job::Job;
 use super::sandwich::resize;
 use super::settings::{Roster, TrainSettings};
-use crate::data::{DataError, PatchSet, Source, calibration_indices};
+use crate::data::{DataError, PatchSet, Source};
 use crate::space::{Child, Plan};
 
 /// Batches of training images over which statistics are measured.
@@ -104,13 +104,8 @@ pub(super) fn batches(all: &Torch) -> impl Iterator<Item = Torch> {
 
 /// Normalised patches `[N, C, S, S]` and labels `[N]` of `count` images, changed at random as far as `source` says.
 fn patches(source: &Source, count: usize, seed: u64, device: Device) -> Result<(Torch, Torch), TrainError> {
-    let (mut patches, mut labels) = (Vec::new(), Vec::new());
-    for index in calibration_indices(source.images.len(), count, seed) {
-        if let Some(pixels) = source.images.pixels_or_skip(index)? {
-            patches.push(source.augment.calibration_patch(&pixels, &source.preprocessing, seed, index).map_err(DataError::from)?);
-            labels.push(source.images.label(index).unwrap_or_default() as i64);
-        }
-    }
+    let (patches, labels) = source.draw(count, seed)?;
+    let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
     let set = PatchSet::from_patches(&patches).map_err(DataError::from)?;
     Ok((Normaliser::new(&source.preprocessing, device).apply(&set.data), Torch::from_slice(&labels).to_device(device)))
 }

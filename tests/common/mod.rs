@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bignas::calibrate::{Batches, Calibrator};
-use bignas::checkpoint::{Draft, Family, GammaInit, Member, Model, Weights};
+use bignas::checkpoint::{Draft, Family, GammaInit, Member, Model, Replaces, Weights};
 use bignas::data::PatchSet;
 use bignas::deploy::{Statistics, deploy};
 use bignas::engine::{Engine, EngineOptions};
@@ -66,7 +66,7 @@ impl TestModel {
             calibration: Some((noise(32, 28, 1).into(), 16, 0)),
             training: None,
         };
-        let mut model = Model::create(directory.path(), draft, weights).unwrap();
+        let mut model = Model::create(directory.path(), draft, weights, &Replaces::Any).unwrap();
         let children = largest_within(&space, 10, &Grid::of(&space), &spread_budgets(&space, 10, 6));
         let source = bignas::checkpoint::AccuracySource {
             dataset: "none".into(),

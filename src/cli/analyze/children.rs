@@ -1,5 +1,6 @@
 //! Children of a trained model against the same architectures trained further, or from scratch (paper, 5).
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::Children;
@@ -35,7 +36,7 @@ pub(super) struct FromScratch {
 }
 
 /// What a child that is trained from scratch learns from.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Lessons {
     /// The labels
     Labels,
@@ -80,7 +81,8 @@ type Method = (String, Box<dyn Fn(&Child) -> Option<Arm>>);
 
 impl FineTuning {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, &self.children, "fine-tuning")?;
+        let decided = ["--learning-rate", "--schedule", "--floor", "--without constant-ending", "--without warm-up"];
+        let workshop = Workshop::open(&self.training, &self.children, "fine-tuning", &decided)?;
         let method = |rate: f64| -> Method {
             let (space, base) = (workshop.lab.model.card.space.clone(), workshop.settings.clone());
             let arm = move |child: &Child| {
@@ -99,7 +101,13 @@ impl FineTuning {
 
 impl FromScratch {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, &self.children, "from-scratch")?;
+        let workshop = Workshop::open(&self.training, &self.children, "from-scratch", &[])?;
+        let TrainSettings { distillation, label_epochs, epochs, .. } = workshop.settings;
+        ensure!(
+            !self.from.contains(&Lessons::InPlace) || distillation && label_epochs < epochs,
+            "nobody would be distilled in place: it takes distillation, and more epochs than the {label_epochs} of labels alone \
+             (--label-epochs); or leave in-place out of --from"
+        );
         let method = |name: &str, roster: fn(&Child) -> Roster, taught_by_model: bool| -> Method {
             let (space, base, title) = (workshop.lab.model.card.space.clone(), workshop.settings.clone(), name.to_owned());
             let arm = move |child: &Child| {
@@ -127,13 +135,15 @@ impl FromScratch {
 
 /// Trains every child by every method, and reports.
 fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, methods: Vec<Method>) -> anyhow::Result<()> {
+    let children = workshop.lab.children.clone();
+    let arms: Vec<Vec<Option<Arm>>> = children.iter().map(|(_, child)| methods.iter().map(|(_, arm)| arm(child)).collect()).collect();
+    workshop.check(arms.iter().flatten().flatten())?;
     let mut rows = Vec::new();
-    for (child_name, child) in workshop.lab.children.clone() {
+    for ((child_name, child), arms) in children.into_iter().zip(&arms) {
         let sliced = workshop.test_model(&child)?;
         let mut trained = Vec::new();
-        for (method, arm) in &methods {
-            let arm = arm(&child);
-            let tally = match &arm {
+        for ((method, _), arm) in methods.iter().zip(arms) {
+            let tally = match arm {
                 None => None,
                 Some(arm) => match workshop.train(arm)? {
                     Trained::Finished { weights, .. } => Some(workshop.test(arm, &weights, &child)?),

@@ -60,14 +60,20 @@ impl Lab {
         self.test.images.len() - self.test.images.skipped().len()
     }
 
-    /// The first `count` of a seeded draw of training images, changed as `augment` says: a smaller set is part of a larger one.
-    pub(super) fn calibration(&self, count: usize, augment: &Augment) -> anyhow::Result<CalibrationSet> {
+    /// Refuses to recalibrate on more images than there are.
+    pub(super) fn check_calibration(&self, count: usize) -> anyhow::Result<()> {
         let all = self.train.len();
         ensure!(
             count <= all,
             "{count} calibration images are more than the {all} training images: ask for fewer, with --images, or with \
              --calibration-images where children are trained"
         );
+        Ok(())
+    }
+
+    /// The first `count` of a seeded draw of training images, changed as `augment` says: a smaller set is part of a larger one.
+    pub(super) fn calibration(&self, count: usize, augment: &Augment) -> anyhow::Result<CalibrationSet> {
+        self.check_calibration(count)?;
         let mut patches: Vec<Patch> = Vec::with_capacity(count);
         for index in calibration_indices(self.train.len(), self.train.len(), self.seed) {
             if patches.len() == count {

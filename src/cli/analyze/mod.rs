@@ -16,9 +16,17 @@ mod workshop;
 use std::path::PathBuf;
 
 use super::common::RuntimeArgs;
+#[cfg(not(feature = "train"))]
+use super::shell::command_line;
 
 /// Arguments of `bignas analyze`.
 #[derive(Debug, clap::Args)]
+#[cfg_attr(
+    not(feature = "train"),
+    command(
+        after_help = "fine-tuning, from-scratch, initialisation, constant-ending and regularisation train: `make build-train` builds the binary that has them"
+    )
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     analysis: Analysis,
@@ -45,7 +53,15 @@ enum Analysis {
     /// Weight decay and dropout for the biggest child or for everyone (Fig 7)
     #[cfg(feature = "train")]
     Regularisation(supernets::Regularisation),
+    /// Those that train, which this binary does not
+    #[cfg(not(feature = "train"))]
+    #[command(external_subcommand)]
+    Training(Vec<String>),
 }
+
+/// The analyses that train, which are in the binary that does.
+#[cfg(not(feature = "train"))]
+const TRAINING: [&str; 5] = ["fine-tuning", "from-scratch", "initialisation", "constant-ending", "regularisation"];
 
 /// What every analysis of a trained model is told.
 #[derive(Debug, clap::Args)]
@@ -102,5 +118,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Analysis::ConstantEnding(args) => args.run(),
         #[cfg(feature = "train")]
         Analysis::Regularisation(args) => args.run(),
+        #[cfg(not(feature = "train"))]
+        Analysis::Training(words) => refuse(&words),
     }
+}
+
+/// Says where the analysis that `words` begin with is to be had.
+#[cfg(not(feature = "train"))]
+fn refuse(words: &[String]) -> anyhow::Result<()> {
+    let name = words.first().map_or("", String::as_str);
+    anyhow::ensure!(TRAINING.contains(&name), "there is no analysis {name}: `bignas analyze --help` lists them");
+    anyhow::bail!(
+        "this binary serves and does not train, as this analysis does: run `make build-train`, then `target/train/release/bignas analyze {}`",
+        command_line(words.iter().cloned())
+    )
 }

@@ -1,5 +1,6 @@
 //! Trainings of a whole single-stage model that differ in one technique (paper, 4.3).
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::Children;
@@ -65,7 +66,7 @@ struct Numbers {
 
 impl Initialisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, &Children::NONE, "initialisation")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "initialisation", &["--without zero-gamma"])?;
         let (space, full) = (&workshop.lab.model.card.space, workshop.settings.schedule.rate_per_256);
         let naive = SearchSpace { shortcut: Shortcut::IdentityOnly, ..space.clone() };
         let mut arms = Vec::new();
@@ -84,7 +85,7 @@ impl Initialisation {
 
 impl ConstantEnding {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, &Children::NONE, "constant-ending")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "constant-ending", &["--floor", "--without constant-ending"])?;
         let with = |&floor: &f64| {
             let mut settings = workshop.settings.clone();
             settings.schedule.floor = floor;
@@ -97,7 +98,11 @@ impl ConstantEnding {
 
 impl Regularisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let workshop = Workshop::open(&self.training, &Children::NONE, "regularisation")?;
+        let workshop = Workshop::open(&self.training, &Children::NONE, "regularisation", &["--without regularise-biggest"])?;
+        ensure!(
+            workshop.settings.optimiser.weight_decay > 0.0 || workshop.settings.dropout,
+            "without weight decay and dropout nobody is regularised: leave one of the two in"
+        );
         let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(|(name, regularise)| {
             let settings = TrainSettings { regularise, ..workshop.settings.clone() };
             arm(name, &workshop.lab.model.card.space, settings)
@@ -119,6 +124,7 @@ fn arm(name: &str, space: &SearchSpace, settings: TrainSettings) -> Arm {
 
 /// Trains every arm, and reports its smallest and biggest child.
 fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, arms: Vec<Arm>) -> anyhow::Result<()> {
+    workshop.check(&arms)?;
     let rows = arms.iter().map(|arm| measure(&mut workshop, arm)).collect::<anyhow::Result<Vec<_>>>()?;
     let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
     let cells = |row: &Row| {

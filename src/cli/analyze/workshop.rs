@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
 use super::lab::Lab;
@@ -94,12 +94,14 @@ pub(super) struct Setup {
 }
 
 impl<'a> Workshop<'a> {
-    /// Opens the model and its data for the analysis `name`, which looks at `children`.
-    pub(super) fn open(args: &'a Training, children: &Children, name: &str) -> anyhow::Result<Self> {
+    /// Opens the model and its data for the analysis `name`, which looks at `children` and decides itself on what the flags `decided` say.
+    pub(super) fn open(args: &'a Training, children: &Children, name: &str, decided: &[&str]) -> anyhow::Result<Self> {
+        args.settings.refuse(decided)?;
         let settings = args.settings.change(TrainSettings { epochs: 2, ..TrainSettings::default() })?;
         let seed = args.common.seed.unwrap_or(settings.seed);
         let settings = TrainSettings { seed, ..settings };
         let lab = Lab::open(&args.common, children, seed)?;
+        lab.check_calibration(args.calibration_images as usize)?;
         let space = &lab.model.card.space;
         ensure!(
             args.settings.change_space(space.clone()) == *space,
@@ -122,6 +124,11 @@ impl<'a> Workshop<'a> {
         let validation = source(Split::Test, Augment::NONE)?;
         let (train, directory, stop) = (Arc::new(train), args.runs.join(name), stop_flag()?);
         Ok(Self { train, validation, settings, args, directory, stop, lab })
+    }
+
+    /// Refuses arms that cannot be trained, before hours go into those that stand before them.
+    pub(super) fn check<'b>(&self, arms: impl IntoIterator<Item = &'b Arm>) -> anyhow::Result<()> {
+        arms.into_iter().try_for_each(|arm| arm.settings.validate().with_context(|| arm.name.clone()))
     }
 
     /// Trains an arm, or goes on with it where it was interrupted.

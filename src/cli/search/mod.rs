@@ -3,7 +3,7 @@
 mod figures;
 mod judge;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, open_images, tell_skipped};
 use super::progress::Progress;
+use super::shell::path_word;
 use crate::checkpoint::{AccuracyKind, AccuracySource, BnStats, Family, Member, Model};
 use crate::data::{ImageSet, Split};
 use crate::onnx::EXPORTER_VERSION;
@@ -56,7 +57,7 @@ struct SearchArgs {
     /// Image files that cannot be read and are skipped, at most; each is named in the log
     #[arg(long, default_value_t = 0, value_name = "FILES")]
     max_corrupt: usize,
-    /// Name of the data set, as the family will say where its accuracies come from
+    /// Name of the data set, as the family will say where its accuracies come from; that of its directory, if not given
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
     /// Budgets of multiply-adds, spread evenly from the smallest to the biggest child
@@ -82,7 +83,8 @@ struct SearchArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Where scores are kept as they come, so that an interrupted search goes on, and one with other budgets, mutations or grid begins with
-    /// what is known; `search.jsonl` in the model's directory, if not given, and with --shard `search-I-of-N.jsonl`
+    /// what is known; if not given, `search-WEIGHTS.jsonl` in the model's directory, where WEIGHTS is the beginning of their SHA-256,
+    /// and with --shard `search-WEIGHTS-I-of-N.jsonl`
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
     /// Evaluate part I of N only, counted from 1; between the two phases, and at the end, `bignas search merge` joins the parts
@@ -155,7 +157,7 @@ impl SearchArgs {
         model.write_family(family)?;
         model.write_statistics(found.statistics, recalibration.images()?)?;
         println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
-        println!("next: bignas serve --model {}", directory.display());
+        println!("next: bignas serve --model {}", path_word(&directory));
         Ok(())
     }
 
@@ -204,7 +206,7 @@ impl SearchArgs {
         let plots = self.plots.clone().unwrap_or_else(|| judge.model.directory().join("plots"));
         figures::write(&plots, (space, classes, settings), &scored, &front, &tested)?;
         println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
-        let dataset = self.dataset.clone().unwrap_or_else(|| card.name.clone());
+        let dataset = self.dataset.clone().or_else(|| directory_name(self.data.as_deref()?)).unwrap_or_else(|| card.name.clone());
         let source = AccuracySource { dataset, split: "test".into(), images, kind: AccuracyKind::Measured };
         let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
         Ok(Found { members: tested.into_iter().map(member).collect(), statistics, evaluated: scored.len() })
@@ -224,7 +226,7 @@ impl SearchArgs {
         Ok(SearchSettings { grid, budgets, mutations: usize::from(self.mutations), mutation_chance: MUTATION_CHANCE, seed: self.seed })
     }
 
-    fn selection(&self, model: &Model, data: &std::path::Path) -> anyhow::Result<Selection> {
+    fn selection(&self, model: &Model, data: &Path) -> anyhow::Result<Selection> {
         let split = match self.select_on {
             SelectOn::Train | SelectOn::HeldOut => Split::Train,
             SelectOn::Test => Split::Test,
@@ -265,7 +267,7 @@ impl SearchArgs {
             onnxruntime: judge.runtime.build_info().to_owned(),
         };
         let device = judge.measures_latency.then(|| device_and_runtime(judge.runtime, 1));
-        let path = self.results.clone().unwrap_or_else(|| judge.model.directory().join(results_name(self.shard)));
+        let path = self.results.clone().unwrap_or_else(|| judge.model.directory().join(results_name(&card.weights_sha256, self.shard)));
         let results = Results::open(&path, &basis, &Aim { device, settings: settings.clone() })?;
         if !results.scores.is_empty() {
             println!("going on from {} children in {}", results.scores.len(), path.display());
@@ -284,12 +286,18 @@ impl SelectOn {
     }
 }
 
-/// The file of the results of a share: those of several may lie in one directory.
-fn results_name(shard: Option<Share>) -> String {
+/// The file of the results of a share: those of several, and of other weights, may lie in one directory.
+fn results_name(weights_sha256: &str, shard: Option<Share>) -> String {
+    let weights = weights_sha256.get(..8).unwrap_or(weights_sha256);
     match shard {
-        Some(Share { index, count }) => format!("search-{}-of-{count}.jsonl", index + 1),
-        None => "search.jsonl".to_owned(),
+        Some(Share { index, count }) => format!("search-{weights}-{}-of-{count}.jsonl", index + 1),
+        None => format!("search-{weights}.jsonl"),
     }
+}
+
+/// What the directory at `path` is called.
+fn directory_name(path: &Path) -> Option<String> {
+    Some(path.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// `2/4`: part 2 of 4.
@@ -312,7 +320,7 @@ mod tests {
         for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
             assert!(parse_share(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(results_name(parse_share("1/3").ok()), "search-1-of-3.jsonl");
-        assert_eq!(results_name(None), "search.jsonl");
+        assert_eq!(results_name("0123456789", parse_share("1/3").ok()), "search-01234567-1-of-3.jsonl");
+        assert_eq!(results_name("0123456789", None), "search-01234567.jsonl");
     }
 }

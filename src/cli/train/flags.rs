@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::ValueEnum;
 
 use super::read_json;
@@ -101,6 +101,17 @@ impl SettingsFlags {
     pub(in crate::cli) fn change_space(&self, space: SearchSpace) -> SearchSpace {
         let skips = !self.without.contains(&Technique::TransitionSkips);
         if skips { space } else { SearchSpace { shortcut: Shortcut::IdentityOnly, ..space } }
+    }
+
+    /// Refuses flags that somebody gave and that are `decided` without them: they would change nothing.
+    pub(in crate::cli) fn refuse(&self, decided: &[&str]) -> anyhow::Result<()> {
+        let flags =
+            [("--learning-rate", self.learning_rate.is_some()), ("--schedule", self.schedule.is_some()), ("--floor", self.floor.is_some())];
+        let flags = flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.to_owned());
+        let names = self.without.iter().filter_map(ValueEnum::to_possible_value);
+        let without = names.map(|name| format!("--without {}", name.get_name()));
+        let refused = flags.chain(without).find(|flag| decided.contains(&flag.as_str()));
+        refused.map_or(Ok(()), |flag| bail!("{flag} is what this analysis decides for every training: leave it out"))
     }
 
     /// Changes how the rate decays, and its floor: where nobody says one, another shape brings its own.
@@ -218,6 +229,22 @@ mod tests {
             flags.change_space(crate::space::preset("bignas").unwrap()).skips_transitions()
         };
         assert!(skips("") && !skips("--without transition-skips"));
+    }
+
+    #[test]
+    fn what_is_decided_elsewhere_is_refused_by_name() {
+        let cases = [
+            ("", None),
+            ("--epochs 3 --without dropout", None),
+            ("--floor 0.1", Some("--floor is")),
+            ("--learning-rate 0.1 --without dropout warm-up", Some("--without warm-up is")),
+        ];
+        for (text, expected) in cases {
+            let flags = Command::try_parse_from(std::iter::once("train").chain(text.split_whitespace())).unwrap().flags;
+            let refused = flags.refuse(&["--schedule", "--floor", "--without warm-up"]).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), expected.is_some(), "{text:?}: {refused:?}");
+            assert!(expected.is_none_or(|expected| refused.is_some_and(|refused| refused.starts_with(expected))), "{text:?}");
+        }
     }
 
     #[test]

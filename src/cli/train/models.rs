@@ -56,7 +56,7 @@ impl Models {
         for model in self.start.iter().chain(&self.teacher) {
             ensure!(
                 model.card.space == *space,
-                "{} has the search space {}, which is not the one to train: leave --space out, or name that one",
+                "{} has the search space {}, which is not the one to train: leave --space and --without transition-skips out",
                 model.directory().display(),
                 model.card.space.name
             );

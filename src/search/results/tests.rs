@@ -49,6 +49,21 @@ fn results_outlive_an_interruption_in_the_middle_of_a_line() {
     assert_eq!(open().scores.len(), 0);
 }
 
+/// As editors leave them.
+#[test]
+fn a_whole_last_line_counts_without_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("results.jsonl");
+    let space = preset("fashion-mnist").unwrap();
+    let (small, big) = (space.smallest(), space.biggest());
+    let open = || Results::open(&path, &basis(), &aim(&space)).unwrap();
+    open().add(&small, score(0.25)).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    open().add(&big, score(0.75)).unwrap();
+    assert_eq!(open().scores, BTreeMap::from([(small.id(), score(0.25)), (big.id(), score(0.75))]));
+}
+
 /// A plain parser of decimals is off in the last place for eight of these.
 #[test]
 fn scores_come_back_to_the_last_bit() {
@@ -148,7 +163,7 @@ fn scores_serve_a_search_with_another_aim() {
         (plain.clone(), Some(score(0.5)), None),
         (on("a"), Some(timed), None),
         (on("b"), None, None),
-        (on("a"), None, None),
+        (on("a"), Some(timed), None),
         (plain.clone(), Some(score(0.5)), None),
     ];
     for (index, (aim, known, found)) in steps.into_iter().enumerate() {

@@ -1,0 +1,101 @@
+//! What a checkpoint knows beside its tensors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::job::Wanted;
+use super::run_dir::{STEP, io};
+use super::settings::TrainSettings;
+use crate::data::Augment;
+use crate::image::Preprocessing;
+use crate::space::SearchSpace;
+
+/// The file of the state in a checkpoint's directory.
+pub(super) const STATE: &str = "state.json";
+
+/// What a checkpoint knows beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Updates done.
+    pub step: u64,
+    /// Training images.
+    #[serde(default)]
+    pub images: usize,
+    /// Of them, at most as many as one session found unreadable.
+    #[serde(default)]
+    pub skipped: usize,
+    /// Updates an epoch.
+    pub steps_per_epoch: u64,
+    /// Seconds of training so far, over all sessions.
+    pub seconds: f64,
+    /// What the run was told.
+    pub settings: TrainSettings,
+    /// The search space.
+    pub space: SearchSpace,
+    /// What the network expects of its input images.
+    pub preprocessing: Preprocessing,
+    /// How training images are changed at random.
+    pub augment: Augment,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Whether a teacher stands in for the labels.
+    #[serde(default)]
+    pub taught: bool,
+    /// SHA-256 of the weights that it started from, where they were not random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_sha256: Option<String>,
+    /// SHA-256 of the teacher's weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_sha256: Option<String>,
+    /// What held before, where a resumed run was told otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Phase>,
+    /// What the model that the run ends in is to have, where somebody said.
+    #[serde(default, skip_serializing_if = "Wanted::is_nothing")]
+    pub wanted: Wanted,
+    /// SHA-256 of every file of the checkpoint.
+    #[serde(default)]
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// A part of a run, from the end of the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Updates done at its end.
+    pub until_step: u64,
+    /// What it was told.
+    pub settings: TrainSettings,
+    /// How it changed training images at random.
+    pub augment: Augment,
+}
+
+impl RunState {
+    /// Reads the state of the checkpoint in `directory`, and refuses what nobody could have trained.
+    pub(super) fn read(directory: &Path) -> Result<Self, TrainError> {
+        let path = directory.join(STATE);
+        let text = fs::read(&path).map_err(|source| io(&path, source))?;
+        let state: Self = serde_json::from_slice(&text).map_err(|source| TrainError::State { path: path.clone(), source })?;
+        let named = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(STEP)?.parse().ok());
+        let (images, batch, steps) = (state.images, state.settings.batch_size, state.steps_per_epoch);
+        // States from before the number of images was kept say nothing of it.
+        let epoch = images.checked_div(batch).filter(|_| images > 0).map_or(steps, |steps| steps as u64);
+        let problem = if named != Some(state.step) {
+            format!("it is of step {}, and its directory is not", state.step)
+        } else if steps == 0 || steps != epoch {
+            format!("{images} images in batches of {batch} do not make {steps} steps an epoch")
+        } else if let Err(problem) = state.space.validate() {
+            problem.to_string()
+        } else if let Err(problem) = state.preprocessing.validate() {
+            problem.to_string()
+        } else {
+            return Ok(state);
+        };
+        Err(TrainError::Contradiction { path, problem })
+    }
+}
