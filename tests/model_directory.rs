@@ -193,11 +193,24 @@ fn nothing_is_written_beside_weights_that_took_the_place_of_these() {
     Model::create(model.path(), draft(&other), other.weights.clone(), &Replaces::Any).unwrap();
     let family = opened.family.clone();
     let message = opened.write_family(family).unwrap_err().to_string();
-    assert!(message.contains("holds other weights by now"), "{message}");
+    assert!(message.contains("holds another model by now"), "{message}");
     let message = opened.write_statistics(Vec::new(), (String::new(), 0)).unwrap_err().to_string();
-    assert!(message.contains("holds other weights by now"), "{message}");
+    assert!(message.contains("holds another model by now"), "{message}");
     let after = model.open();
     assert!(after.weights == other.weights && after.family.members.is_empty());
+}
+
+/// What else the card says by then stays.
+#[test]
+fn a_family_changes_nothing_else_in_the_card() {
+    let model = TestModel::new();
+    let mut opened = model.open();
+    edit_json(&model.path().join("model.json"), |card| card["name"] = "renamed".into());
+    let family = opened.family.clone();
+    opened.write_family(family).unwrap();
+    assert_eq!((opened.card.name.as_str(), model.open().card.name.as_str()), ("renamed", "renamed"));
+    model.ship_statistics_instead_of_images();
+    assert_eq!(model.open().card.name, "renamed");
 }
 
 /// Pictures that ship with the model before may not fit: that is known before it goes.

@@ -151,6 +151,34 @@ fn models_are_not_replaced_by_mistake(here: &Path, train: &[&str]) {
     succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "random", "--replace"]));
 }
 
+/// What lies in the way at the end may not have been there at the beginning.
+#[test]
+fn a_model_that_appears_during_a_training_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    write_images(&here.join("images"), 24);
+    succeed(bignas(here, &["init", "--space", "fashion-mnist", "-o", "other"]));
+    let model = |name: &str| Model::open(&here.join(name)).expect("a model directory").card.name;
+    let shape = ["--epochs", "9", "--label-epochs", "9", "--batch-size", "10", "--calibration-images", "64"];
+    let start = [&["train", "--data", "images", "--run", "run", "--model", "model"][..], &shape].concat();
+    let mut training = bignas(here, &start).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut said = BufReader::new(training.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("every one of the 9 epochs") && line.ends_with("so none distils")));
+    said.find(|line| line.starts_with("step 1 of ")).expect("the first step is reported");
+    fs::rename(here.join("other"), here.join("model")).expect("renames");
+    let rest: Vec<String> = said.collect();
+    assert!(!training.wait().expect("ends").success());
+    let refusal =
+        ["error: no model was written; run keeps what was trained", "  because model holds a model already: name another directory"];
+    for part in refusal {
+        assert!(rest.iter().any(|line| line.starts_with(part)), "no {part:?}: {rest:?}");
+    }
+    assert_eq!(model("model"), "fashion-mnist-random");
+    let start: Vec<&str> = start.iter().map(|&word| if word == "model" { "mine" } else { word }).collect();
+    succeed(bignas(here, &[&start[..], &["--resume"]].concat()));
+    assert_eq!((model("mine"), model("model")), ("fashion-mnist".to_owned(), "fashion-mnist-random".to_owned()));
+}
+
 /// What a run of six epochs of six steps, once interrupted, tells of its course.
 fn metrics_are_kept(run: &Path) {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("kept");
@@ -540,6 +568,8 @@ fn a_run_goes_on_as_what_it_was_begun() {
     assert!(!output.status.success() && error.contains("06.png"), "{error}");
     let newest = fs::read_dir(here.join("run/checkpoints")).expect("checkpoints").map(|entry| entry.expect("reads").file_name()).max();
     assert!(newest.as_deref() > Some("step-00000006".as_ref()), "the steps before the damaged file are kept: {newest:?}");
+    assert!(!error.contains("none distils"), "a child alone has no teacher: {error}");
+    assert_eq!(RunDirectory::peek(&here.join("run")).expect("a state").skipped, 0, "the file may be repaired yet");
     let output = train(&[&more[..], &["--max-corrupt", "1"]].concat()).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && error.contains("WARN skipping an image that cannot be read"), "{error}");

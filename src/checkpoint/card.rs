@@ -76,6 +76,12 @@ pub struct ShippedStatistics {
 }
 
 impl ModelCard {
+    /// Whether `other` is of a network that computes the same, so that what was measured of the one is true of the other.
+    pub(super) fn computes_as(&self, other: &Self) -> bool {
+        (&self.weights_sha256, &self.space, &self.labels, &self.preprocessing)
+            == (&other.weights_sha256, &other.space, &other.labels, &other.preprocessing)
+    }
+
     /// How training changed its images at random, not at all where the card does not say.
     #[must_use]
     pub fn augment(&self) -> Augment {

@@ -30,7 +30,7 @@ pub enum ModelError {
         path: PathBuf,
     },
     /// Another model took the place of this one since it was opened.
-    #[error("{} holds other weights by now, which another program wrote: nothing was written; begin again with them", path.display())]
+    #[error("{} holds another model by now, which another program wrote, and it is left as it is: begin again with it", path.display())]
     Replaced {
         /// The directory.
         path: PathBuf,

@@ -104,13 +104,7 @@ impl Model {
             Ok::<_, ModelError>((staged, Calibration { images: images.count(), batch, seed, sha256: images.sha256() }))
         });
         let (staged_calibration, calibration) = calibration.transpose()?.unzip();
-        let before: Option<ModelCard> = read_json(&path).ok();
-        let same = before.as_ref().filter(|before| {
-            (&before.weights_sha256, &before.space, &before.labels, &before.preprocessing)
-                == (&weights_sha256, &draft.space, &draft.labels, &draft.preprocessing)
-        });
-        replaces.check(directory, before.as_ref(), same.is_some())?;
-        let card = ModelCard {
+        let mut card = ModelCard {
             format: FORMAT,
             name: draft.name,
             labels: draft.labels,
@@ -119,23 +113,30 @@ impl Model {
             space: draft.space,
             weights_sha256,
             calibration,
-            statistics: same.and_then(|before| before.statistics.clone()),
+            statistics: None,
             training: draft.training,
         };
+        let before: Option<ModelCard> = read_json(&path).ok();
+        let same = before.as_ref().filter(|before| before.computes_as(&card));
+        replaces.check(directory, before.as_ref(), same.is_some())?;
+        card.statistics = same.and_then(|before| before.statistics.clone());
         card.check(&path)?;
         let family = if same.is_some() { Self::read_family(directory, &card)? } else { Family::default() };
         let statistics = Self::read_statistics(directory, &card, &family)?;
         let examples = examples::read(directory, &card.labels)?;
         let text = to_json(&path, &card)?;
         let staged_card = Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?;
-        let gone = [(FAMILY, same.is_none()), (STATISTICS, same.is_none()), (CALIBRATION, card.calibration.is_none())];
-        // Until the new card is there, the old one's checksum refuses the directory.
         staged_weights.commit().map_err(io)?;
-        for (file, _) in gone.into_iter().filter(|(_, goes)| *goes) {
-            remove(&directory.join(file))?;
+        // The old card refuses other weights than its own until the new one is there, so that nobody takes the old family for theirs.
+        if same.is_none() {
+            remove(&directory.join(FAMILY))?;
+            remove(&directory.join(STATISTICS))?;
         }
         for staged in staged_calibration.into_iter().chain([staged_card]) {
             staged.commit().map_err(io)?;
+        }
+        if card.calibration.is_none() {
+            remove(&directory.join(CALIBRATION))?;
         }
         Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
     }
@@ -165,7 +166,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Replaced`] where another model lies there by now, [`ModelError::Io`] where a file cannot be written.
     pub fn write_family(&mut self, family: Family) -> Result<(), ModelError> {
-        self.check_unreplaced()?;
+        self.reread_card()?;
         if self.card.statistics.take().is_some() {
             self.statistics.clear();
             write_json(&self.directory.join(MODEL), &self.card)?;
@@ -182,7 +183,7 @@ impl Model {
     /// # Errors
     /// [`ModelError`] where statistics of a child are missing, another model lies there by now, or a file cannot be written.
     pub fn write_statistics(&mut self, statistics: Vec<BnStats>, images: (String, u64)) -> Result<(), ModelError> {
-        self.check_unreplaced()?;
+        self.reread_card()?;
         let path = self.directory.join(STATISTICS);
         let failed = |source| ModelError::Statistics { path: path.clone(), source };
         let bytes = statistics_file::to_bytes(&statistics).map_err(failed)?;
@@ -195,13 +196,15 @@ impl Model {
         write_json(&self.directory.join(MODEL), &self.card)
     }
 
-    /// Refuses to write beside weights that are no longer these: a search takes long enough for a training to replace them.
-    fn check_unreplaced(&self) -> Result<(), ModelError> {
+    /// Takes over what the card says by now, and refuses to write beside another network: a search takes long enough for a training to
+    /// replace the model.
+    fn reread_card(&mut self) -> Result<(), ModelError> {
         let now: ModelCard = read_json(&self.directory.join(MODEL))?;
-        match now.weights_sha256 == self.card.weights_sha256 {
-            true => Ok(()),
-            false => Err(ModelError::Replaced { path: self.directory.clone() }),
+        if !now.computes_as(&self.card) {
+            return Err(ModelError::Replaced { path: self.directory.clone() });
         }
+        self.card = now;
+        Ok(())
     }
 }
 

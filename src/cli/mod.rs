@@ -91,7 +91,7 @@ impl Cli {
             #[cfg(not(feature = "train"))]
             Command::Train { arguments } => anyhow::bail!(
                 "this binary serves and does not train: run `make build-train`, then `target/train/release/bignas train {}`",
-                arguments.join(" ")
+                shell::command_line(arguments)
             ),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(&args),

@@ -81,7 +81,7 @@ fn subject(args: &Args) -> anyhow::Result<(SearchSpace, usize, String)> {
         return Ok((card.space, card.labels.len(), format!("--model {}", path_word(directory))));
     }
     let name = args.space.as_deref().unwrap_or_default();
-    Ok((read_space(name)?, args.classes as usize, format!("--space {name} --classes {}", args.classes)))
+    Ok((read_space(name)?, args.classes as usize, format!("--space {} --classes {}", path_word(Path::new(name)), args.classes)))
 }
 
 fn report(table: &Table, rounds: usize, seconds: u64) {

@@ -114,7 +114,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let train_images = trained_on(open(args, &what, Split::Train, what.classes.clone())?, &what.settings)?;
     models.check_classes(train_images.classes())?;
     models.warn_of_known_images(&what.settings);
-    warn_of_labels_alone(&what.settings);
+    if models.teacher.is_none() {
+        warn_of_labels_alone(&what.settings);
+    }
     warn_of_empty_classes(&train_images);
     let source = |images, augment: &Augment| Source { images, preprocessing: what.preprocessing.clone(), augment: augment.clone() };
     let validation = match open(args, &what, Split::Test, Some(train_images.classes().to_vec())) {
@@ -212,9 +214,8 @@ fn create_model(args: &Args, what: &What, job: &Job<'_>, weights: Weights, prove
     let searched = Model::open(&args.model).is_ok_and(|before| !before.family.members.is_empty());
     // Much may have come to lie there since it was first asked.
     let replaces = args.replace.replaces(RunDirectory::model(&args.run));
-    let model = Model::create(&args.model, draft, weights, &replaces).with_context(|| {
-        format!("no model was written; {} keeps what was trained, for the same command with --resume", args.run.display())
-    })?;
+    let model = Model::create(&args.model, draft, weights, &replaces)
+        .with_context(|| format!("no model was written; {} keeps what was trained, and --resume goes on from there", args.run.display()))?;
     RunDirectory::remember_model(&args.run, &model.card.weights_sha256)?;
     let (path, data) = (model.directory().display(), args.data.display());
     println!("trained {} steps; wrote {path}", provenance.steps);

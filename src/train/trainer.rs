@@ -59,6 +59,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
             training.save()?;
         }
         ended?;
+        training.state.skipped = training.skipped();
         let checkpoint = training.save()?;
         training.validate(validation.as_ref(), &mut progress)?;
         if training.is_to_stop() {
@@ -205,8 +206,7 @@ impl<'a> Training<'a> {
         }
         let optimiser = self.optimiser.state(&self.net.parameters);
         let average = self.average.as_ref().map(|average| average.to_weights(&self.net.parameters));
-        let state = RunState { skipped: self.skipped(), ..self.state.clone() };
-        self.run.save(&Checkpoint { state, weights: self.net.to_weights(), optimiser, average })
+        self.run.save(&Checkpoint { state: self.state.clone(), weights: self.net.to_weights(), optimiser, average })
     }
 
     /// Whether the run stands at the end of no epoch, or of one whose accuracy it has told: it may have been killed before that.

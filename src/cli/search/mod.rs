@@ -2,6 +2,7 @@
 
 mod figures;
 mod judge;
+mod share;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, open_images, tell_skipped};
 use super::progress::Progress;
 use super::shell::path_word;
-use crate::checkpoint::{AccuracyKind, AccuracySource, BnStats, Family, Member, Model};
+use crate::checkpoint::{AccuracyKind, AccuracySource, BnStats, Family, Member, Model, ModelCard};
 use crate::data::{ImageSet, Split};
 use crate::onnx::EXPORTER_VERSION;
 use crate::runtime::device_and_runtime;
@@ -22,6 +23,7 @@ use crate::search::{
     Aim, Basis, Budget, Grid, Outcome, Results, Scored, SearchSettings, Share, merge, search, select, spread_budgets, unmet,
 };
 use judge::{Judge, Selection};
+use share::{parse_share, results_name};
 
 /// Arguments of `bignas search`.
 #[derive(Debug, clap::Args)]
@@ -111,10 +113,14 @@ enum SelectOn {
 
 /// What a search came to.
 struct Found {
-    members: Vec<Member>,
-    statistics: Vec<BnStats>,
-    /// How many children were evaluated for it.
-    evaluated: usize,
+    /// All that were evaluated.
+    scored: Vec<Scored>,
+    /// The best of them, with the accuracies that they were selected by.
+    front: Vec<Scored>,
+    /// The same, without those no better than a cheaper one, with their accuracies on the test images.
+    tested: Vec<Scored>,
+    /// How many test images.
+    images: usize,
 }
 
 /// Probability that a mutation changes one choice.
@@ -146,17 +152,21 @@ impl SearchArgs {
         let judge =
             Judge { model: &model, recalibration: &recalibration, runtime: &runtime, threads: self.runtime.threads(), measures_latency };
         let Some(scored) = self.evaluate(&judge, &selection, &settings)? else { return Ok(()) };
-        let found = self.choose(&judge, &settings, &selection, scored, test)?;
+        let (found, statistics) = self.choose(&judge, &settings, &selection, scored, test)?;
         let provenance = serde_json::json!({
             "settings": settings,
             "selection": { "split": self.select_on.name(), "images": selection.labels.len(), "seed": self.seed },
-            "evaluated": found.evaluated,
+            "evaluated": found.scored.len(),
             "seconds": begin.elapsed().as_secs(),
         });
-        let family = Family::new(&model.card.space, model.card.labels.len(), found.members, Some(provenance));
-        model.write_family(family)?;
-        model.write_statistics(found.statistics, recalibration.images()?)?;
+        let members = self.members(&model.card, &found);
+        model.write_family(Family::new(&model.card.space, model.card.labels.len(), members, Some(provenance)))?;
+        model.write_statistics(statistics, recalibration.images()?)?;
         println!("wrote {}/family.json with {} children", directory.display(), model.family.members.len());
+        let plots = self.plots.clone().unwrap_or_else(|| directory.join("plots"));
+        let about = (&model.card.space, model.card.labels.len(), &settings);
+        figures::write(&plots, about, &found.scored, &found.front, &found.tested)?;
+        println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
         println!("next: bignas serve --model {}", path_word(&directory));
         Ok(())
     }
@@ -185,7 +195,7 @@ impl SearchArgs {
         }
     }
 
-    /// Selects the front of `scored`, measures it on the test images, and draws it.
+    /// Selects the front of `scored`, and measures it on the test images.
     fn choose(
         &self,
         judge: &Judge<'_>,
@@ -193,7 +203,7 @@ impl SearchArgs {
         selection: &Selection,
         scored: Vec<Scored>,
         test: ImageSet,
-    ) -> anyhow::Result<Found> {
+    ) -> anyhow::Result<(Found, Vec<BnStats>)> {
         let card = &judge.model.card;
         let (space, classes) = (&card.space, card.labels.len());
         let front = select(space, classes, &scored, &settings.budgets);
@@ -203,13 +213,16 @@ impl SearchArgs {
         ensure!(!front.is_empty(), "no child keeps any of the budgets: raise them, or widen --grid");
         println!("evaluated {} children on {} images, {} on the front", scored.len(), selection.labels.len(), front.len());
         let (tested, statistics, images) = judge.test(&front, test, &settings.budgets, &self.budget)?;
-        let plots = self.plots.clone().unwrap_or_else(|| judge.model.directory().join("plots"));
-        figures::write(&plots, (space, classes, settings), &scored, &front, &tested)?;
-        println!("wrote {}/{{coarse,fine,family}}.{{svg,png}}", plots.display());
+        Ok((Found { scored, front, tested, images }, statistics))
+    }
+
+    /// The family that was found, and where its accuracies come from.
+    fn members(&self, card: &ModelCard, found: &Found) -> Vec<Member> {
         let dataset = self.dataset.clone().or_else(|| directory_name(self.data.as_deref()?)).unwrap_or_else(|| card.name.clone());
-        let source = AccuracySource { dataset, split: "test".into(), images, kind: AccuracyKind::Measured };
-        let member = |s: Scored| Member { child: s.child, accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
-        Ok(Found { members: tested.into_iter().map(member).collect(), statistics, evaluated: scored.len() })
+        let source = AccuracySource { dataset, split: "test".into(), images: found.images, kind: AccuracyKind::Measured };
+        let member =
+            |s: &Scored| Member { child: s.child.clone(), accuracy: Some(s.score.accuracy), accuracy_source: Some(source.clone()) };
+        found.tested.iter().map(member).collect()
     }
 
     fn settings(&self, model: &Model) -> anyhow::Result<SearchSettings> {
@@ -286,41 +299,7 @@ impl SelectOn {
     }
 }
 
-/// The file of the results of a share: those of several, and of other weights, may lie in one directory.
-fn results_name(weights_sha256: &str, shard: Option<Share>) -> String {
-    let weights = weights_sha256.get(..8).unwrap_or(weights_sha256);
-    match shard {
-        Some(Share { index, count }) => format!("search-{weights}-{}-of-{count}.jsonl", index + 1),
-        None => format!("search-{weights}.jsonl"),
-    }
-}
-
 /// What the directory at `path` is called.
 fn directory_name(path: &Path) -> Option<String> {
     Some(path.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned())
-}
-
-/// `2/4`: part 2 of 4.
-fn parse_share(text: &str) -> Result<Share, String> {
-    let parts = text.split_once('/').and_then(|(index, count)| Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?)));
-    match parts {
-        Some((index, count)) if (1..=count).contains(&index) => Ok(Share { index: index - 1, count }),
-        _ => Err("write I/N, part I of N, counted from 1".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_counted_from_one() {
-        assert_eq!(parse_share("1/3"), Ok(Share { index: 0, count: 3 }));
-        assert_eq!(parse_share("3/3"), Ok(Share { index: 2, count: 3 }));
-        for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
-            assert!(parse_share(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(results_name("0123456789", parse_share("1/3").ok()), "search-01234567-1-of-3.jsonl");
-        assert_eq!(results_name("0123456789", None), "search-01234567.jsonl");
-    }
 }
