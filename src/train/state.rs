@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use super::job::Wanted;
+use super::job::{Job, Wanted};
 use super::run_dir::{STEP, io};
 use super::settings::TrainSettings;
-use crate::data::Augment;
+use crate::checkpoint::CLASSES;
+use crate::data::{Augment, DataError};
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
 
@@ -76,6 +77,40 @@ pub struct Phase {
 }
 
 impl RunState {
+    /// The state of a run of `job` before its first step, where its images can be trained on.
+    pub(super) fn first(job: &Job<'_>, settings: &TrainSettings) -> Result<Self, TrainError> {
+        let (images, space) = (job.train.preprocessing.channels(), job.space.input_channels);
+        if images != space {
+            return Err(TrainError::Channels { images, space });
+        }
+        let count = job.train.images.classes().len();
+        if !CLASSES.contains(&count) {
+            return Err(TrainError::Classes { count });
+        }
+        let (len, batch_size) = (job.train.images.len(), settings.batch_size);
+        if len < batch_size {
+            return Err(DataError::TooFew { len, batch_size }.into());
+        }
+        Ok(Self {
+            step: 0,
+            images: len,
+            skipped: 0,
+            steps_per_epoch: (len / batch_size) as u64,
+            seconds: 0.0,
+            settings: settings.clone(),
+            space: job.space.clone(),
+            preprocessing: job.train.preprocessing.clone(),
+            augment: job.train.augment.clone(),
+            classes: job.train.images.classes().to_vec(),
+            taught: job.teacher.is_some(),
+            start_sha256: job.start.map(|given| given.sha256.to_owned()),
+            teacher_sha256: job.teacher.map(|given| given.sha256.to_owned()),
+            history: Vec::new(),
+            wanted: job.wanted.clone(),
+            sha256: Default::default(),
+        })
+    }
+
     /// Reads the state of the checkpoint in `directory`, and refuses what nobody could have trained.
     pub(super) fn read(directory: &Path) -> Result<Self, TrainError> {
         let path = directory.join(STATE);

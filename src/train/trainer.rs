@@ -22,8 +22,8 @@ use super::settings::{Roster, TrainSettings};
 use super::state::RunState;
 use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
-use crate::checkpoint::{CLASSES, Weights};
-use crate::data::{Batch, BatchPlan, Batches, DataError, Mode};
+use crate::checkpoint::Weights;
+use crate::data::{Batch, BatchPlan, Batches, Mode};
 use crate::space::{Child, Plan, SearchSpace, layout};
 
 /// Trains from the beginning, or goes on from the newest checkpoint where `resume` is set.
@@ -85,7 +85,7 @@ struct Training<'a> {
 
 impl<'a> Training<'a> {
     fn start(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
-        let state = first_state(job, settings)?;
+        let state = RunState::first(job, settings)?;
         let run = RunDirectory::create(job.directory)?;
         let weights = Weights::random(&layout(job.space, state.classes.len()), settings.seed, settings.gamma());
         let net = ElasticNet::from_weights(&weights, job.device);
@@ -98,7 +98,7 @@ impl<'a> Training<'a> {
     }
 
     fn resume(job: &'a Job<'a>, settings: &TrainSettings) -> Result<Self, TrainError> {
-        let expected = first_state(job, settings)?;
+        let expected = RunState::first(job, settings)?;
         let (run, checkpoint) = RunDirectory::resume(job.directory, layout)?;
         check_goes_on(job.directory, &expected, &checkpoint.state)?;
         let mut state = checkpoint.state;
@@ -273,39 +273,6 @@ fn teacher(job: &Job<'_>, classes: usize, seed: u64) -> Result<Option<Teacher>, 
     let calibration = calibration(&job.train, seed, job.device)?;
     let net = ElasticNet::from_weights(given.weights, job.device);
     Ok(Some(Teacher::new(net, Plan::new(job.space, &job.space.biggest(), classes), batches(&calibration))))
-}
-
-fn first_state(job: &Job<'_>, settings: &TrainSettings) -> Result<RunState, TrainError> {
-    let (images, space) = (job.train.preprocessing.channels(), job.space.input_channels);
-    if images != space {
-        return Err(TrainError::Channels { images, space });
-    }
-    let count = job.train.images.classes().len();
-    if !CLASSES.contains(&count) {
-        return Err(TrainError::Classes { count });
-    }
-    let (len, batch_size) = (job.train.images.len(), settings.batch_size);
-    if len < batch_size {
-        return Err(DataError::TooFew { len, batch_size }.into());
-    }
-    Ok(RunState {
-        step: 0,
-        images: len,
-        skipped: 0,
-        steps_per_epoch: (len / batch_size) as u64,
-        seconds: 0.0,
-        settings: settings.clone(),
-        space: job.space.clone(),
-        preprocessing: job.train.preprocessing.clone(),
-        augment: job.train.augment.clone(),
-        classes: job.train.images.classes().to_vec(),
-        taught: job.teacher.is_some(),
-        start_sha256: job.start.map(|given| given.sha256.to_owned()),
-        teacher_sha256: job.teacher.map(|given| given.sha256.to_owned()),
-        history: Vec::new(),
-        wanted: job.wanted.clone(),
-        sha256: Default::default(),
-    })
 }
 
 /// Seeds dropout for one step: libtorch does not let its generator's state be saved.
