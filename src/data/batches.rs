@@ -10,7 +10,6 @@ use rand::seq::SliceRandom;
 use super::augment::Augment;
 use super::error::DataError;
 use super::image_set::ImageSet;
-use super::patch_set::calibration_indices;
 use super::rng::{Purpose, rng};
 use crate::image::{Patch, Pixels, Preprocessing};
 
@@ -26,24 +25,6 @@ pub struct Source {
     pub preprocessing: Preprocessing,
     /// What changes at random, in [`Mode::Training`].
     pub augment: Augment,
-}
-
-impl Source {
-    /// Patches of `count` images drawn under `seed`, changed as recalibration wants them, and the numbers of their classes. An image that
-    /// may be skipped is left out.
-    ///
-    /// # Errors
-    /// [`DataError::TooManyCorrupt`], or what is wrong with an image.
-    pub fn draw(&self, count: usize, seed: u64) -> Result<(Vec<Patch>, Vec<usize>), DataError> {
-        let (mut patches, mut labels) = (Vec::new(), Vec::new());
-        for index in calibration_indices(self.images.len(), count, seed) {
-            if let (Some(pixels), Some(label)) = (self.images.pixels_or_skip(index)?, self.images.label(index)) {
-                patches.push(self.augment.calibration_patch(&pixels, &self.preprocessing, seed, index)?);
-                labels.push(label);
-            }
-        }
-        Ok((patches, labels))
-    }
 }
 
 /// What the batches are for.

@@ -1,6 +1,7 @@
 //! Square patches of one size, in order, and the seeded choice of those that calibrate.
 
-use super::batches::append_planar;
+use super::batches::{Source, append_planar};
+use super::error::DataError;
 use super::rng::{Purpose, rng};
 use crate::image::{Patch, ShapeError};
 
@@ -8,6 +9,24 @@ use crate::image::{Patch, ShapeError};
 pub fn calibration_indices(len: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut rng = rng(Purpose::Calibration, seed, 0, 0);
     rand::seq::index::sample(&mut rng, len, count.min(len)).into_vec()
+}
+
+impl Source {
+    /// Patches of `count` images drawn under `seed`, changed as recalibration wants them, and the numbers of their classes. An image that
+    /// may be skipped is left out.
+    ///
+    /// # Errors
+    /// [`DataError::TooManyCorrupt`], or what is wrong with an image.
+    pub fn draw(&self, count: usize, seed: u64) -> Result<(Vec<Patch>, Vec<usize>), DataError> {
+        let (mut patches, mut labels) = (Vec::new(), Vec::new());
+        for index in calibration_indices(self.images.len(), count, seed) {
+            if let (Some(pixels), Some(label)) = (self.images.pixels_or_skip(index)?, self.images.label(index)) {
+                patches.push(self.augment.calibration_patch(&pixels, &self.preprocessing, seed, index)?);
+                labels.push(label);
+            }
+        }
+        Ok((patches, labels))
+    }
 }
 
 /// Patches of one size, in order.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::TrainError;
 use super::optimiser::OptimiserState;
-use super::state::{RunState, STATE};
+use super::state::RunState;
 use crate::checkpoint::Weights;
 use crate::files::{sha256, write_atomically};
 use crate::space::{SearchSpace, TensorSpec};
@@ -47,8 +47,9 @@ const MOMENTUM: &str = "momentum.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const LOCK: &str = "lock";
 const MODEL: &str = "model.sha256";
+const STATE: &str = "state.json";
 /// How the names of checkpoints begin, and of those that are being written.
-pub(super) const STEP: &str = "step-";
+const STEP: &str = "step-";
 const PARTIAL: &str = ".partial-";
 
 impl RunDirectory {
@@ -97,7 +98,7 @@ impl RunDirectory {
         latest(path)?.ok_or_else(nothing)?;
         let run = Self::lock(path)?;
         let directory = run.latest()?.ok_or_else(nothing)?;
-        let state = RunState::read(&directory)?;
+        let state = read_state(&directory)?;
         let layout = layout(&state.space, state.classes.len());
         let tensors = |name: &str| read_tensors(&directory.join(name), state.sha256.get(name), &layout);
         let optimiser = OptimiserState { mean_square: tensors(MEAN_SQUARE)?, momentum: tensors(MOMENTUM)? };
@@ -111,7 +112,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::NothingToResume`], or what is wrong with the state.
     pub fn peek(path: &Path) -> Result<RunState, TrainError> {
-        RunState::read(&latest(path)?.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
+        read_state(&latest(path)?.ok_or_else(|| TrainError::NothingToResume { path: path.to_owned() })?)
     }
 
     /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
@@ -222,6 +223,18 @@ fn entries(path: &Path, prefix: &str) -> Result<Vec<PathBuf>, TrainError> {
 
 pub(super) fn io(path: &Path, source: std::io::Error) -> TrainError {
     TrainError::Io { path: path.to_owned(), source }
+}
+
+fn read_state(directory: &Path) -> Result<RunState, TrainError> {
+    let path = directory.join(STATE);
+    let text = fs::read(&path).map_err(|source| io(&path, source))?;
+    let state: RunState = serde_json::from_slice(&text).map_err(|source| TrainError::State { path: path.clone(), source })?;
+    let named = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(STEP)?.parse().ok());
+    let problem = match named == Some(state.step) {
+        true => state.problem(),
+        false => Some(format!("it is of step {}, and its directory is not", state.step)),
+    };
+    problem.map_or(Ok(state), |problem| Err(TrainError::Contradiction { path, problem }))
 }
 
 fn read_tensors(path: &Path, checksum: Option<&String>, layout: &[TensorSpec]) -> Result<Weights, TrainError> {

@@ -1,22 +1,16 @@
 //! What a checkpoint knows beside its tensors.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::job::{Job, Wanted};
-use super::run_dir::{STEP, io};
 use super::settings::TrainSettings;
 use crate::checkpoint::CLASSES;
 use crate::data::{Augment, DataError};
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
-
-/// The file of the state in a checkpoint's directory.
-pub(super) const STATE: &str = "state.json";
 
 /// What a checkpoint knows beside its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +21,7 @@ pub struct RunState {
     /// Training images.
     #[serde(default)]
     pub images: usize,
-    /// Of them, at most as many as one session found unreadable.
+    /// Of them, unreadable ones: as many as the session found that met the most.
     #[serde(default)]
     pub skipped: usize,
     /// Updates an epoch.
@@ -111,26 +105,15 @@ impl RunState {
         })
     }
 
-    /// Reads the state of the checkpoint in `directory`, and refuses what nobody could have trained.
-    pub(super) fn read(directory: &Path) -> Result<Self, TrainError> {
-        let path = directory.join(STATE);
-        let text = fs::read(&path).map_err(|source| io(&path, source))?;
-        let state: Self = serde_json::from_slice(&text).map_err(|source| TrainError::State { path: path.clone(), source })?;
-        let named = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(STEP)?.parse().ok());
-        let (images, batch, steps) = (state.images, state.settings.batch_size, state.steps_per_epoch);
+    /// What is wrong with a state that nobody could have trained to, if anything.
+    pub(super) fn problem(&self) -> Option<String> {
+        let (images, batch, steps) = (self.images, self.settings.batch_size, self.steps_per_epoch);
         // States from before the number of images was kept say nothing of it.
         let epoch = images.checked_div(batch).filter(|_| images > 0).map_or(steps, |steps| steps as u64);
-        let problem = if named != Some(state.step) {
-            format!("it is of step {}, and its directory is not", state.step)
-        } else if steps == 0 || steps != epoch {
-            format!("{images} images in batches of {batch} do not make {steps} steps an epoch")
-        } else if let Err(problem) = state.space.validate() {
-            problem.to_string()
-        } else if let Err(problem) = state.preprocessing.validate() {
-            problem.to_string()
-        } else {
-            return Ok(state);
-        };
-        Err(TrainError::Contradiction { path, problem })
+        if steps == 0 || steps != epoch {
+            return Some(format!("{images} images in batches of {batch} do not make {steps} steps an epoch"));
+        }
+        let space = self.space.validate().err().map(|error| error.to_string());
+        space.or_else(|| self.preprocessing.validate().err().map(|error| error.to_string()))
     }
 }
