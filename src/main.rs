@@ -5,6 +5,7 @@
 use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
 
+use bignas::cli::{Cli, STOPPED, Stopped};
 use clap::Parser;
 
 /// What a shell reports of a program whose reader has gone: 128 and the number of SIGPIPE.
@@ -13,15 +14,15 @@ const READER_GONE: i32 = 141;
 fn main() -> ExitCode {
     bignas::process::keep_freed_memory();
     end_quietly_where_the_reader_has_gone();
-    match bignas::cli::Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line a cause: what failed, then why.
-            eprintln!("error: {error}");
-            error.chain().skip(1).for_each(|cause| eprintln!("  because {cause}"));
-            ExitCode::FAILURE
-        }
+    let Err(error) = Cli::parse().run() else { return ExitCode::SUCCESS };
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        eprintln!("{stopped}");
+        return ExitCode::from(STOPPED);
     }
+    // One line a cause: what failed, then why.
+    eprintln!("error: {error}");
+    error.chain().skip(1).for_each(|cause| eprintln!("  because {cause}"));
+    ExitCode::FAILURE
 }
 
 /// `bignas … | head` is no error: `println!` panics where nobody reads any more, and this program ends there without a word.

@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand.
 //!
-//! Errors end here: they are printed once, with their causes, and the process exits with status 1.
+//! Errors end here: they are printed once, with their causes, and the process exits with status 1, or [`STOPPED`] where it was stopped.
 
 mod analyze;
 mod bench;
@@ -19,11 +19,14 @@ mod progress;
 mod search;
 mod serve;
 mod shell;
+mod stop;
 mod traces;
 #[cfg(feature = "train")]
 mod train;
 
 use clap::{Parser, Subcommand};
+
+pub use self::stop::{STOPPED, Stopped};
 
 /// Train one single-stage model (BigNAS), and serve every network inside it by budget.
 #[derive(Debug, Parser)]
@@ -75,7 +78,7 @@ impl Cli {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// Whatever the subcommand reports, meant for a person.
+    /// [`Stopped`] where a signal ended a training early; else whatever the subcommand reports, meant for a person.
     pub fn run(self) -> anyhow::Result<()> {
         if !matches!(self.command, Command::Serve(_)) {
             logging::start_warnings();

@@ -2,6 +2,12 @@
 
 use std::path::Path;
 
+/// The command line that this process was given.
+#[cfg(feature = "train")]
+pub(super) fn own_command() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())
+}
+
 /// A command line of `arguments`, each quoted where a shell would read it otherwise.
 pub(super) fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
     arguments.into_iter().map(quoted).collect::<Vec<_>>().join(" ")

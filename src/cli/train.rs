@@ -9,7 +9,6 @@ mod what;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -19,7 +18,8 @@ use self::flags::SettingsFlags;
 use self::models::{ModelFlags, given};
 use self::what::What;
 use super::common::{Replace, tell_skipped};
-use super::shell::{command_line, path_word};
+use super::shell::{command_line, own_command, path_word};
+use super::stop::{Stopped, stop_flag};
 use crate::checkpoint::{Draft, Model, Weights};
 use crate::data::{Augment, DataError, DataOptions, ImageSet, PatchSet, Source, Split};
 use crate::process::suit_training;
@@ -147,12 +147,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let outcome = train(&job, &what.settings, args.resume)?;
     tell_skipped(&job.train.images);
     match outcome {
-        Outcome::Stopped { checkpoint } => {
-            println!("saved {}", checkpoint.display());
-            let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-            println!("go on with: {}", resuming(arguments));
-            Ok(())
-        }
+        Outcome::Stopped { checkpoint } => Err(Stopped { checkpoint, go_on: resuming(own_command()) }.into()),
         Outcome::Finished { weights, provenance } => create_model(args, &what, &job, weights, &provenance),
     }
 }
@@ -253,18 +248,6 @@ const CALIBRATION_BATCH: usize = 64;
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not valid", path.display()))
-}
-
-/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.
-pub(super) fn stop_flag() -> Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; once more to stop at once");
-    })?;
-    Ok(&STOP)
 }
 
 #[cfg(test)]

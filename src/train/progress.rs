@@ -18,6 +18,8 @@ use crate::files::write_atomically;
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Share of the time that training may wait for images without a word.
 const WORTH_SAYING: f64 = 0.05;
+/// Steps after which one counts a third of what it did, in how fast training is.
+const REMEMBERED_STEPS: f64 = 100.0;
 /// Steps between two lines of the metrics log.
 const LOG_EVERY: u64 = 20;
 
@@ -35,8 +37,9 @@ enum Metrics<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         loss_child: Option<f64>,
         loss_random: &'a [f64],
+        /// Of the last steps, as [`Pace`] weighs them.
         images_per_second: f64,
-        /// Share of the time in which training waited for images.
+        /// Share of their time in which training waited for images.
         waiting: f64,
         /// The process's memory, where the system tells it.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,12 +65,38 @@ pub struct Progress {
     steps: u64,
     steps_per_epoch: u64,
     first_step: u64,
-    /// When the step under way asked for its images.
+    /// When the step under way asked for its images, and how long it took until they were there.
     asked: Instant,
-    /// Time in steps, from that on, and the part of it until the images were there. Validation and checkpoints are not in it.
-    trained: Duration,
     waited: Duration,
+    pace: Pace,
     last_line: Instant,
+}
+
+/// How fast the last steps were. It forgets, so that a pause, or a machine that had other work for an hour, soon stops being told of.
+/// Validation and checkpoints are not in it.
+#[derive(Debug, Default)]
+struct Pace {
+    images: f64,
+    seconds: f64,
+    waited_seconds: f64,
+}
+
+impl Pace {
+    /// Adds a step of `images` images that took `whole`, `waited` of it until they were there.
+    fn add(&mut self, images: usize, whole: Duration, waited: Duration) {
+        let kept = (-1.0 / REMEMBERED_STEPS).exp();
+        self.images = self.images * kept + images as f64;
+        self.seconds = self.seconds * kept + whole.as_secs_f64();
+        self.waited_seconds = self.waited_seconds * kept + waited.as_secs_f64();
+    }
+
+    fn images_per_second(&self) -> f64 {
+        self.images / self.seconds
+    }
+
+    fn waiting(&self) -> f64 {
+        self.waited_seconds / self.seconds
+    }
 }
 
 impl Progress {
@@ -93,8 +122,8 @@ impl Progress {
             steps_per_epoch,
             first_step: step,
             asked: now,
-            trained: Duration::ZERO,
             waited: Duration::ZERO,
+            pace: Pace::default(),
             last_line: now,
         })
     }
@@ -103,7 +132,7 @@ impl Progress {
     pub fn wait_for<T>(&mut self, images: impl FnOnce() -> T) -> T {
         self.asked = Instant::now();
         let images = images();
-        self.waited += self.asked.elapsed();
+        self.waited = self.asked.elapsed();
         images
     }
 
@@ -113,8 +142,8 @@ impl Progress {
     /// Where the log cannot be written.
     pub fn step(&mut self, step: u64, rate: f64, losses: &Losses) -> Result<(), TrainError> {
         let done = step + 1;
-        self.trained += self.asked.elapsed();
-        let (images_per_second, waiting) = (self.images_per_second(done), self.waited.div_duration_f64(self.trained));
+        self.pace.add(self.batch_size, self.asked.elapsed(), self.waited);
+        let (images_per_second, waiting) = (self.pace.images_per_second(), self.pace.waiting());
         self.bar.set_position(done);
         let memory_bytes = resident_bytes();
         let text = format!(
@@ -168,10 +197,6 @@ impl Progress {
         }
     }
 
-    fn images_per_second(&self, done: u64) -> f64 {
-        (done - self.first_step) as f64 * self.batch_size as f64 / self.trained.as_secs_f64()
-    }
-
     fn write(&mut self, metrics: &Metrics<'_>) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(metrics).map_err(|source| TrainError::State { path: self.log_path.clone(), source })?;
         line.push(b'\n');
@@ -217,4 +242,31 @@ fn forget_after(log: &Path, step: u64) -> Result<(), TrainError> {
     let of_line = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
     let kept: String = text.lines().filter(|line| of_line(line).is_some_and(|s| s <= step)).flat_map(|line| [line, "\n"]).collect();
     write_atomically(log, kept.as_bytes()).map_err(|source| io(log, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_the_last_steps() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::default();
+        let mut after = |steps, whole, waited| {
+            (0..steps).for_each(|_| pace.add(128, whole, waited));
+            (pace.images_per_second().round(), (pace.waiting() * 100.0).round())
+        };
+        let steps = [
+            ("from the first step on", after(1, ms(400), ms(0)), (320.0, 0.0)),
+            ("steady", after(5_000, ms(400), ms(100)), (320.0, 25.0)),
+            ("a hundred steps later it is the other pace for the greater part", after(100, ms(200), ms(0)), (468.0, 13.0)),
+            ("and then it is", after(900, ms(200), ms(0)), (640.0, 0.0)),
+        ];
+        for (what, told, expected) in steps {
+            assert_eq!(told, expected, "{what}");
+        }
+        pace.add(128, Duration::from_secs(600), ms(0));
+        (0..1_000).for_each(|_| pace.add(128, ms(200), ms(0)));
+        assert_eq!(pace.images_per_second().round(), 639.0, "a pause is forgotten");
+    }
 }

@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use super::lab::Lab;
 use super::{Children, Common};
 use crate::checkpoint::Weights;
 use crate::cli::common::open_images;
+use crate::cli::shell::{command_line, own_command};
+use crate::cli::stop::{Stopped, stop_flag};
 use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::models::given;
-use crate::cli::train::{Compute, stop_flag, trained_on};
+use crate::cli::train::{Compute, trained_on};
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
@@ -153,7 +155,7 @@ impl<'a> Workshop<'a> {
         let course = || Course::read(&run.join("metrics.jsonl"));
         match train(&job, &arm.settings, resume) {
             Ok(Outcome::Finished { weights, .. }) => Ok(Trained::Finished { weights: Box::new(weights), course: course()? }),
-            Ok(Outcome::Stopped { checkpoint }) => bail!("stopped; saved {}; the same command goes on from there", checkpoint.display()),
+            Ok(Outcome::Stopped { checkpoint }) => Err(Stopped { checkpoint, go_on: command_line(own_command()) }.into()),
             Err(TrainError::NotFinite { step, .. }) => Ok(Trained::Diverged { step, course: course()? }),
             Err(error) => Err(error.into()),
         }

@@ -1,0 +1,42 @@
+//! What Ctrl-C and SIGTERM do to a training: it ends after its step, saves, and says how to go on.
+//!
+//! A command that was stopped has not done what it was asked for, so that it ends with the status that a shell gives a program that
+//! SIGINT ended: what stands after it in a script (`bignas train … && bignas search …`) does not begin, and a job manager starts it anew.
+
+use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
+
+/// The status that a stopped command ends with: 128 and the number of SIGINT.
+pub const STOPPED: u8 = 130;
+
+/// The end of a command that was stopped, and kept what it had done.
+#[derive(Debug)]
+pub struct Stopped {
+    /// What was saved.
+    pub checkpoint: PathBuf,
+    /// The command that goes on from there.
+    pub go_on: String,
+}
+
+impl Display for Stopped {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "saved {}\ngo on with: {}", self.checkpoint.display(), self.go_on)
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.
+#[cfg(feature = "train")]
+pub(super) fn stop_flag() -> anyhow::Result<&'static std::sync::atomic::AtomicBool> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(STOPPED.into());
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })?;
+    Ok(&STOP)
+}
