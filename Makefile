@@ -46,7 +46,7 @@ build: ## Build the serving binary, target/release/bignas (needs no libtorch)
 	cargo build --release --locked
 
 build-train: ## Build the binary that also trains, target/train/release/bignas
-	@$(libtorch) cargo build --release --locked --features train --target-dir "$(TRAIN_TARGET)"
+	@$(libtorch) $(onnxruntime) cargo build --release --locked --features train --target-dir "$(TRAIN_TARGET)"
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
@@ -55,7 +55,7 @@ test-gpu: ## Check what needs a GPU, with CUDA and TensorRT where the loader fin
 	cargo test --locked --test gpu -- --include-ignored --test-threads 1
 
 test-all: test test-kubernetes test-browser test-artefact-store fuzz test-image ## The same, then the tests that take long (one needs Debian's package prometheus)
-	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor --skip what_tensorrt_compiled
 
 test-fetch: ## Test the fetch script, offline
 	$(PYTHON) -B scripts/test_fetch.py
@@ -134,7 +134,7 @@ data: ## Print the folder that holds Fashion-MNIST
 	@$(fetch) fashion-mnist
 
 train: build-train ## Train on Fashion-MNIST as models/fashion-mnist was, or go on with the run in RUN (hours)
-	@if [ -d "$(RUN)/checkpoints" ]; then start=--resume; else \
+	@if ls "$(RUN)/checkpoints" 2>/dev/null | grep -q ^step-; then start=--resume; else \
 	start="--space fashion-mnist --labels $(LABELS) --settings $(SETTINGS) --pad 1 --no-flip --auto-augment none"; fi; \
 	$(onnxruntime) $(fashion_mnist) OMP_WAIT_POLICY=passive \
 	$(TRAIN_BIN) train --model "$(MODEL)" --run "$(RUN)" --data "$$BIGNAS_TEST_FASHION_MNIST" $$start

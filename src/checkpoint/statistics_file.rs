@@ -19,7 +19,9 @@ pub enum StatisticsFileError {
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
     /// A tensor that no child of the family has.
-    #[error("tensor {0} belongs to no child of the family: run `bignas search` again")]
+    #[error(
+        "tensor {0} belongs to no child of the family: family.json and these statistics were not written together, so take both from where they come from"
+    )]
     Unknown(String),
     /// A tensor that is no list of float32 values.
     #[error("tensor {0} is no list of float32 values")]

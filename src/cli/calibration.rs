@@ -42,7 +42,7 @@ pub(super) struct Sampling {
 }
 
 /// Images in a batch of the recalibration, where nothing is said.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A folder's unreadable images are left out, up to one in this many of those drawn.
 const CORRUPT_SHARE: usize = 20;
@@ -51,12 +51,12 @@ impl CalibrationArgs {
     /// What children of `model` get their statistics from: these images; else what ships with the model, statistics before
     /// images.
     pub(super) fn load(&self, model: &Model) -> anyhow::Result<Recalibration> {
-        let own = model.card.calibration.as_ref().map(|calibration| calibration.batch);
         let images = match &self.calibration {
             Some(path) => Some(self.sampling.read(path, &model.card.preprocessing, &model.card.augment())?),
             None => model.calibration_images()?,
         };
-        let batches = Batches::of(self.sampling.batch().or(own).unwrap_or(BATCH));
+        let usual = usual_batch(&model.card).min(images.as_ref().map_or(usize::MAX, CalibrationSet::count));
+        let batches = Batches::of(self.sampling.batch().unwrap_or(usual));
         let seed = match (&self.calibration, &model.card.calibration) {
             (None, Some(calibration)) => calibration.seed,
             _ => self.sampling.calibration_seed,
@@ -65,11 +65,23 @@ impl CalibrationArgs {
         Ok(Recalibration { images, batches, seed, told })
     }
 
-    /// The images that the command line names, if any, and the size of their batches.
+    /// The images that the command line names, if any, and the size of their batches: as told, else the model's.
     pub(super) fn given(&self, card: &ModelCard) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
-        let draft = self.calibration.as_ref().map(|path| self.sampling.draft(path, &card.preprocessing, &card.augment())).transpose()?;
-        Ok(draft.map(|(images, batch, _)| (images, batch)))
+        let Some(path) = &self.calibration else {
+            ensure!(
+                self.sampling.calibration_batch.is_none(),
+                "--calibration-batch needs --calibration: a server takes the model's own images in batches of their own"
+            );
+            return Ok(None);
+        };
+        let (images, batch, _) = self.sampling.draft(path, &card.preprocessing, &card.augment(), usual_batch(card))?;
+        Ok(Some((images, batch)))
     }
+}
+
+/// Images in a batch for children of a model where the command line says nothing.
+fn usual_batch(card: &ModelCard) -> usize {
+    card.calibration.as_ref().map_or(BATCH, |own| own.batch)
 }
 
 /// Where the statistics of children come from.
@@ -124,15 +136,16 @@ impl Sampling {
         self.calibration_batch.map(usize::from)
     }
 
-    /// Images, the size of their batches, and the seed of the draw.
+    /// Images, the size of their batches (as told, else `usual` or what there is), and the seed of the draw.
     pub(super) fn draft(
         &self,
         path: &Path,
         preprocessing: &Preprocessing,
         augment: &Augment,
+        usual: usize,
     ) -> anyhow::Result<(CalibrationSet, usize, u64)> {
         let images = self.read(path, preprocessing, augment)?;
-        let batch = self.batch().unwrap_or(BATCH.min(images.count()));
+        let batch = self.batch().unwrap_or(usual.min(images.count()));
         ensure!(
             batch <= images.count(),
             "{} calibration images do not fill a batch of {batch}: give a smaller --calibration-batch, or more images",

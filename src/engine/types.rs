@@ -144,7 +144,9 @@ pub enum ResolveError {
         best: Option<f64>,
     },
     /// A latency budget, but no latency has been measured yet.
-    #[error("latencies on this device have not been measured yet: ask again shortly, or give the budget in mflops")]
+    #[error(
+        "no latency on this device has been measured yet: wait until /readyz says yes, or give the budget in mflops, which also measures the child that answers"
+    )]
     Unmeasured,
 }
 

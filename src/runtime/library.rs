@@ -25,7 +25,7 @@ pub enum RuntimeError {
     #[error("ONNX Runtime is out of memory")]
     Stop(#[source] ort::Error),
     /// There is no library at the path.
-    #[error("no ONNX Runtime at {}: run `make fetch`, or set ORT_DYLIB_PATH to a libonnxruntime.so", .0.display())]
+    #[error("no ONNX Runtime at {}: set ORT_DYLIB_PATH to a libonnxruntime.so, or unset it and run `make fetch`", .0.display())]
     Missing(PathBuf),
     /// The file is not a usable library.
     #[error("{} is not a usable ONNX Runtime: version 1.31 or newer is needed", path.display())]
@@ -35,6 +35,15 @@ pub enum RuntimeError {
         /// What the loader said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no room for what TensorRT compiles.
+    #[error("{} cannot be made, where TensorRT keeps what it compiles: choose another --cache-dir", path.display())]
+    EngineCache {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
     /// The accelerator that was asked for does not work.
     #[error(
@@ -106,15 +115,14 @@ impl Runtime {
     /// The same library with networks on `device`, on which a small one is run first.
     ///
     /// # Errors
-    /// [`RuntimeError::Provider`] where that does not work.
+    /// [`RuntimeError::Provider`] where that does not work, [`RuntimeError::EngineCache`] where what is compiled cannot be kept.
     pub fn on(&self, device: Device) -> Result<Self, RuntimeError> {
         let (provider, id) = (device.provider, device.id);
         let runtime = Self { device, ..self.clone() };
         if runtime.device.accelerated() {
             // TensorRT makes no more than the last folder itself.
             if let Some(directory) = &runtime.device.engine_cache {
-                std::fs::create_dir_all(directory)
-                    .map_err(|source| RuntimeError::Load { path: directory.clone(), source: Box::new(source) })?;
+                std::fs::create_dir_all(directory).map_err(|source| RuntimeError::EngineCache { path: directory.clone(), source })?;
             }
             let tried = Network::load(&runtime, &onnx::probe(), "a convolution", 1).and_then(|mut network| network.run(&[1.0], 1));
             tried.map_err(|source| RuntimeError::Provider { provider, id, source: Box::new(source) })?;

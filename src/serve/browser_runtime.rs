@@ -31,7 +31,9 @@ const BINARY: (&str, &str) = ("ort-wasm-simd-threaded.wasm", "application/wasm")
 pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     let directory = PathBuf::from(text);
     match [MODULE, BINARY].iter().find(|(file, _)| !directory.join(file).is_file()) {
-        Some((file, _)) => Err(format!("it holds no {file}; `scripts/fetch.py onnxruntime-web` fetches what it should hold")),
+        Some((file, _)) => Err(format!(
+            "it holds no {file}; with BIGNAS_ONNXRUNTIME_WEB unset, `scripts/fetch.py onnxruntime-web` prints a folder that does"
+        )),
         None => Ok(directory),
     }
 }

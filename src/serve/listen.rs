@@ -47,7 +47,7 @@ pub fn hangups() -> std::io::Result<Signal> {
 }
 
 /// Serves `server` on `sockets` until SIGTERM or SIGINT, then stops in good order: `/readyz` says no and every answer closes its
-/// connection, the pause passes, accepting ends, requests in flight finish up to the limit. A second signal ends the wait. Each of
+/// connection, the pause passes, accepting ends, requests in flight finish up to the limit. A second signal ends it at once. Each of
 /// `hangups` replaces the model.
 ///
 /// # Errors
@@ -61,38 +61,36 @@ pub async fn listen(sockets: Sockets, server: Server, options: &ServeOptions, ha
         tokio::spawn(async move { connections.accept_from(&listener).await })
     });
     let replacing = tokio::spawn(replace_at_hangup(hangups, server.clone()));
-    {
-        let accepting = connections.accept_from(&listener);
-        tokio::pin!(accepting);
-        tokio::select! {
-            never = &mut accepting => match never {},
-            () = signals.next() => tracing::info!(pause_ms = options.drain_pause_ms, "draining"),
-        }
-        replacing.abort();
-        server.state().start_draining();
-        let pause = tokio::time::sleep(Duration::from_millis(options.drain_pause_ms));
-        tokio::select! {
-            never = &mut accepting => match never {},
-            () = pause => {},
-            () = signals.next() => {},
-        }
-    }
-    if connections.accept_waiting(&listener).await > 0 {
-        tokio::time::sleep(LAST_ACCEPTS).await;
-    }
-    drop(listener);
-    let finished = connections.finish();
     tokio::select! {
-        () = finished => tracing::info!("stopped"),
-        () = tokio::time::sleep(Duration::from_millis(options.drain_limit_ms)) => {
-            tracing::warn!(limit_ms = options.drain_limit_ms, "stopped with requests in flight");
-        }
+        never = connections.accept_from(&listener) => match never {},
+        () = signals.next() => tracing::info!(pause_ms = options.drain_pause_ms, "draining"),
+    }
+    replacing.abort();
+    server.state().start_draining();
+    tokio::select! {
+        () = drain(connections, listener, options) => {}
         () = signals.next() => tracing::warn!("stopped at once, by a second signal"),
     }
     // Until now, they said how it stands.
     probing.iter().for_each(tokio::task::JoinHandle::abort);
     server.state().engine.drain();
     Ok(())
+}
+
+/// Goes on accepting for the pause, then finishes what was accepted, up to the limit.
+async fn drain(connections: Connections, listener: TcpListener, options: &ServeOptions) {
+    let pause = Duration::from_millis(options.drain_pause_ms);
+    if let Ok(never) = tokio::time::timeout(pause, connections.accept_from(&listener)).await {
+        match never {}
+    }
+    if connections.accept_waiting(&listener).await > 0 {
+        tokio::time::sleep(LAST_ACCEPTS).await;
+    }
+    drop(listener);
+    match tokio::time::timeout(Duration::from_millis(options.drain_limit_ms), connections.finish()).await {
+        Ok(()) => tracing::info!("stopped"),
+        Err(_) => tracing::warn!(limit_ms = options.drain_limit_ms, "stopped with requests in flight"),
+    }
 }
 
 /// Replaces the model at every SIGHUP.

@@ -45,6 +45,13 @@ fn a_missing_onnx_runtime_says_how_to_get_it() {
 }
 
 #[test]
+fn a_batch_without_images_is_refused_instead_of_ignored() {
+    let model = TestModel::new();
+    let (message, success) = refusal(model.path(), &["--calibration-batch", "8"]);
+    assert!(!success && message.contains("--calibration-batch needs --calibration"), "{message}");
+}
+
+#[test]
 fn a_restart_finds_what_was_built_and_is_ready_at_once() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
     let first = Server::start_with_cache(model.path(), cache.path(), &[]);
@@ -91,6 +98,22 @@ fn sigterm_answers_what_it_accepted_and_says_no_before() {
     for _ in 0..20 {
         assert_eq!(server.classify("", &image).status, 200);
     }
+    assert!(server.wait().success());
+}
+
+/// Neither a pause of days nor a request that never comes to its end holds up who asks twice.
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let model = TestModel::new();
+    let patient = ["--drain-pause-ms", "--drain-limit-ms", "--body-timeout-ms", "--timeout-ms"].map(|flag| [flag, "259200000"]);
+    let server = Server::start(model.path(), &[&["--warm-up", "false"], patient.as_flattened()].concat());
+    let mut unfinished = TcpStream::connect(server.base.strip_prefix("http://").unwrap()).unwrap();
+    unfinished.write_all(b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n").unwrap();
+    server.signal("-TERM");
+    while server.get("/readyz").status == 200 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    server.signal("-INT");
     assert!(server.wait().success());
 }
 
