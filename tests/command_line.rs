@@ -20,6 +20,14 @@ fn a_reader_that_goes_away_is_no_crash() {
     }
 }
 
+#[test]
+fn a_network_has_as_many_classes_as_a_model_may() {
+    for (classes, allowed) in [("1", false), ("2", true), ("100000", true), ("100001", false), ("18446744073709551615", false)] {
+        let output = bignas(&["inspect", "--space", "fashion-mnist", "--child", "smallest", "--classes", classes]).output().expect("runs");
+        assert_eq!(output.status.success(), allowed, "{classes}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 /// The pinned ONNX Runtime has the processor only: an accelerator that is asked for is an error at start, not a slow server.
 #[test]
 fn an_accelerator_that_does_not_work_is_said() {

@@ -169,6 +169,20 @@ fn cifars_binary_batches_are_read_in_order() {
     assert_eq!(ImageSet::open(&folder, Split::Test, options()).expect("opens").classes(), ten(|i| i.to_string()));
 }
 
+/// Training needs no test images, whatever else lies beside those that it has.
+#[test]
+fn test_images_that_are_not_there_are_said_to_be_missing() {
+    let (idx, cifar) = (idx_dir(5), cifar_dir());
+    fs::create_dir_all(idx.path().join("run/checkpoints")).expect("creates");
+    fs::remove_file(cifar.path().join("cifar-10-batches-bin/test_batch.bin")).expect("removes");
+    let three = Some(["0", "1", "2"].map(str::to_owned).to_vec());
+    for (dir, class_names) in [(&idx, three), (&cifar, None)] {
+        let opened = ImageSet::open(dir.path(), Split::Test, DataOptions { class_names, ..options() });
+        assert!(matches!(opened, Err(DataError::Layout { .. })), "{opened:?}");
+        assert!(ImageSet::open(dir.path(), Split::Train, options()).is_ok());
+    }
+}
+
 #[test]
 fn bad_cifar_batches_are_named() {
     type Break = fn(&Path);

@@ -33,6 +33,11 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     fs::write(path, serde_json::to_vec(&value).unwrap()).unwrap();
 }
 
+/// What training notes of images of which random parts are cut.
+fn resized(scale: [f64; 2], ratio: [f64; 2]) -> serde_json::Value {
+    serde_json::json!({ "augment": { "crop": { "kind": "resized", "scale": scale, "ratio": ratio }, "flip": true } })
+}
+
 #[test]
 fn an_intact_directory_opens() {
     assert_eq!(refusal(TestModel::new().path()), "it opened");
@@ -41,7 +46,7 @@ fn an_intact_directory_opens() {
 #[test]
 fn every_fault_is_named_with_its_file() {
     type Break = fn(&Path);
-    let cases: [(&str, Break, &[&str]); 16] = [
+    let cases: [(&str, Break, &[&str]); 18] = [
         ("no card", |d| fs::remove_file(d.join("model.json")).unwrap(), &["model.json", "No such file"]),
         ("no weights", |d| fs::remove_file(d.join("weights.safetensors")).unwrap(), &["weights.safetensors", "No such file"]),
         ("no calibration", |d| fs::remove_file(d.join("calibration.safetensors")).unwrap(), &["calibration.safetensors"]),
@@ -58,6 +63,16 @@ fn every_fault_is_named_with_its_file() {
             "broken space",
             |d| edit_json(&d.join("model.json"), |v| v["space"]["stages"][1]["kernel"] = vec![4].into()),
             &["stages[1].kernel"],
+        ),
+        (
+            "augmentation that falls",
+            |d| edit_json(&d.join("model.json"), |v| v["training"] = resized([1.0, 1.0], [1.3333, 0.75])),
+            &["model.json", "ratio [1.3333, 0.75] must rise"],
+        ),
+        (
+            "unknown augmentation",
+            |d| edit_json(&d.join("model.json"), |v| v["training"]["augment"] = "much".into()),
+            &["model.json", "training.augment", "much"],
         ),
         ("three channels", |d| edit_json(&d.join("model.json"), |v| three_channels(&mut v["preprocessing"])), &["3 channels"]),
         (

@@ -116,7 +116,13 @@ fn from_a_folder_of_images_to_an_exported_child() {
         assert_eq!((batch("64"), batch("16")), (!sixteenths, sixteenths), "{flags:?}");
     }
 
-    let text = succeed(bignas(here, &["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"]));
+    let export = ["export", "--model", "model", "--child", "biggest", "--output", "biggest.onnx"];
+    for flag in ["--calibration-images", "--calibration-seed"] {
+        let refused = bignas(here, &[&export[..], &[flag, "32"]].concat()).output().expect("runs");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("--calibration <DIR|FILE>"), "{flag} draws from nothing: {said}");
+    }
+    let text = succeed(bignas(here, &export));
     assert!(text.contains("recalibrated on 64 images"), "{text}");
     assert!(fs::metadata(here.join("biggest.onnx")).expect("written").len() > 100_000);
 }
@@ -307,6 +313,14 @@ fn analyse(here: &Path) {
     fs::write(&image, b"no image").expect("writes");
     let on_spaced = [&["analyze", "resolutions", "--images", "16", "--child", "smallest"], &on[..6], &spaced].concat();
     succeed(bignas(here, &on_spaced));
+    let predicted = ["evaluate", "--model", "model", "--data", "images", "--max-corrupt", "1", "--predictions", "skipping.json"];
+    succeed(bignas(here, &predicted));
+    let text = fs::read_to_string(here.join("skipping.json")).expect("written");
+    let predictions: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+    for (child, classes) in &predictions {
+        let known: Vec<bool> = classes.as_array().expect("a list").iter().map(serde_json::Value::is_u64).collect();
+        assert_eq!(known, (0..24).map(|index| index > 0).collect::<Vec<_>>(), "{child}: null stands for the image that was skipped");
+    }
     stripes(0, 0).save(&image).expect("saves");
     let text = fs::read_to_string(here.join("with a space/resolutions.json")).expect("written");
     let skipping: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -314,9 +328,14 @@ fn analyse(here: &Path) {
     let command = skipping["command"].as_str().expect("told");
     assert!(command.ends_with("--output 'with a space' --max-corrupt 1"), "{command}");
 
-    let refused = bignas(here, &[&["analyze", "recalibration"], &on[..], &["--images", "100000"]].concat()).output().expect("runs");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("100000 calibration images are more than the 72 training images"), "{said}");
+    for (images, expected) in [
+        ("100000", "100000 calibration images are more than the 72 training images"),
+        ("20", "20 calibration images are no whole batches of 8"),
+    ] {
+        let refused = bignas(here, &[&["analyze", "recalibration"], &on[..], &["--images", "16", images]].concat()).output().expect("runs");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 /// Every analysis that trains, on a model and a data set that are tiny.
@@ -407,6 +426,13 @@ fn analyses_that_train_compare_what_they_say() {
     let refused = bignas(here, &many).output().expect("runs");
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("73 calibration images are more than the 72 training images"), "{error}");
+    let card = here.join("model/model.json");
+    let mut dry: serde_json::Value = serde_json::from_slice(&fs::read(&card).expect("reads")).expect("JSON");
+    dry["space"]["head"]["dropout"] = 0.0.into();
+    fs::write(&card, dry.to_string()).expect("writes");
+    let refused = analyse("regularisation", &["--without", "weight-decay", "--runs", "runs/refused"]).output().expect("runs");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("nobody is regularised"), "a space without dropout drops nothing: {error}");
     assert!(!here.join("runs/refused").exists());
 }
 

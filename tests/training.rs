@@ -238,6 +238,18 @@ fn a_run_never_goes_back() {
     assert!(message.contains("is in epoch 2 already: --epochs 1 would have to go back; ask for 2 or more"), "{message}");
 }
 
+/// What the checkpoints before had of it is nothing that the next ones lack.
+#[test]
+fn an_average_may_be_given_up() {
+    let mut bench = Bench::new();
+    bench.settings.average = Some(0.9);
+    bench.one_step("run", false);
+    bench.settings.average = None;
+    bench.one_step("run", true);
+    assert!(bench.newest("run").average.is_none());
+    assert!(matches!(bench.run("run", true), Ok(Outcome::Finished { .. })));
+}
+
 #[test]
 fn damaged_checkpoints_are_refused_by_name() {
     let mut bench = Bench::new();

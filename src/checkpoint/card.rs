@@ -112,6 +112,12 @@ impl ModelCard {
             let (given, needed) = (self.preprocessing.channels(), self.space.input_channels);
             return problem(format!("preprocessing makes {given} channels, but the search space takes {needed}"));
         }
+        if let Some(augment) = self.training.as_ref().and_then(|training| training.get("augment")) {
+            let checked = serde_json::from_value::<Augment>(augment.clone()).map_err(|error| format!("training.augment: {error}"));
+            if let Err(wrong) = checked.and_then(|augment| augment.validate().map_err(|error| error.to_string())) {
+                return problem(wrong);
+            }
+        }
         match &self.calibration {
             Some(c) if c.batch == 0 || c.batch > c.images => {
                 problem(format!("calibration in batches of {} from {} images is impossible", c.batch, c.images))

@@ -31,13 +31,13 @@ pub(super) struct CalibrationArgs {
 #[derive(Debug, Clone, Args)]
 pub(super) struct Sampling {
     /// How many images to draw from a folder
-    #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, requires = "calibration", value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     calibration_images: u32,
     /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64, if not given
     #[arg(long, env = "BIGNAS_CALIBRATION_BATCH", value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     calibration_batch: Option<u16>,
     /// Seed of the draw
-    #[arg(long, env = "BIGNAS_CALIBRATION_SEED", default_value_t = 0, value_name = "SEED")]
+    #[arg(long, env = "BIGNAS_CALIBRATION_SEED", default_value_t = 0, requires = "calibration", value_name = "SEED")]
     calibration_seed: u64,
 }
 

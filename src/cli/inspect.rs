@@ -19,8 +19,8 @@ pub(super) struct Args {
     #[arg(long, default_value = "bignas")]
     space: String,
     /// Number of classes, where no model says it
-    #[arg(long, default_value_t = 1000)]
-    classes: usize,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    classes: u32,
     /// `smallest`, `biggest`, the id of a member of the model's family, or a JSON file of choices
     #[arg(long, default_value = "biggest")]
     child: String,
@@ -88,7 +88,7 @@ fn subject(args: &Args) -> anyhow::Result<(SearchSpace, usize, Child)> {
         name @ ("smallest" | "biggest") => extreme(&space, name),
         path => read_child(&space, Path::new(path))?,
     };
-    Ok((space, args.classes, child))
+    Ok((space, args.classes as usize, child))
 }
 
 fn rows(b: &Breakdown) -> [(&'static str, u64); 6] {

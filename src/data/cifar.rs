@@ -35,18 +35,27 @@ pub(super) fn find(dir: &Path) -> Option<PathBuf> {
         .find(|folder| folder.join("data_batch_1.bin").is_file() || folder.join("test_batch.bin").is_file())
 }
 
+/// Whether `folder` holds anything of a split: of training images the first batch, without which the others are of no use.
+pub(super) fn has(folder: &Path, split: Split) -> bool {
+    batches(split).first().is_some_and(|name| folder.join(name).is_file())
+}
+
+/// The files of a split.
+fn batches(split: Split) -> Vec<String> {
+    match split {
+        Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
+        Split::Test => vec!["test_batch.bin".to_owned()],
+    }
+}
+
 /// Reads the batches of a split.
 ///
 /// # Errors
 ///
 /// [`DataError::Io`] for a batch that is missing; [`DataError::Format`] for one that is cut short or bears an unknown label.
 pub(super) fn read(folder: &Path, split: Split) -> Result<CifarImages, DataError> {
-    let batches: Vec<String> = match split {
-        Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
-        Split::Test => vec!["test_batch.bin".to_owned()],
-    };
     let mut records = Vec::new();
-    for name in batches {
+    for name in batches(split) {
         let path = folder.join(name);
         let bytes = fs::read(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
         let format = |problem: String| DataError::Format { path: path.clone(), problem };

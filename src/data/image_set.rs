@@ -70,8 +70,12 @@ impl Split {
     }
 }
 
-/// `dir` itself, where it holds folders and none of them is a split's: the classes of one split.
+/// `dir` itself, where it holds folders and none of them is a split's: the classes of one split. Beside IDX files of training images a
+/// folder is something else, such as a run's.
 fn single_split(dir: &Path) -> Option<PathBuf> {
+    if idx::find(dir, "train-images-idx3-ubyte").is_some() {
+        return None;
+    }
     let names = folder::class_names(dir).ok()?;
     let is_split = |name: &String| [Split::Train, Split::Test].iter().any(|split| split.names().1.contains(&name.as_str()));
     (!names.is_empty() && !names.iter().any(is_split)).then(|| dir.to_owned())
@@ -117,19 +121,22 @@ impl ImageSet {
             let labels = idx::find(dir, &labels_name).unwrap_or_else(|| dir.join(labels_name));
             return Self::from_idx(idx::read(&images, labels)?, options);
         }
-        if let Some(folder) = cifar::find(dir) {
-            return Self::from_cifar(cifar::read(&folder, split)?, &folder, options);
-        }
-        let split_dir = folder::of_split(dir, folders).or_else(|| match split {
-            Split::Train => None,
-            Split::Test => single_split(dir),
-        });
         let layout = || DataError::Layout {
             path: dir.to_owned(),
             split: folders[0],
             folders: folders.iter().map(|name| format!("{name}/CLASS/")).collect::<Vec<_>>().join(" or "),
             expected: expected.clone(),
         };
+        if let Some(folder) = cifar::find(dir) {
+            return match cifar::has(&folder, split) {
+                true => Self::from_cifar(cifar::read(&folder, split)?, &folder, options),
+                false => Err(layout()),
+            };
+        }
+        let split_dir = folder::of_split(dir, folders).or_else(|| match split {
+            Split::Train => None,
+            Split::Test => single_split(dir),
+        });
         let set = Self::from_folder(dir, &split_dir.ok_or_else(layout)?, options)?;
         if set.is_empty() { Err(layout()) } else { Ok(set) }
     }
@@ -289,6 +296,11 @@ impl ImageSet {
             return Err(DataError::TooManyCorrupt { count: corrupt.len(), limit, first });
         }
         Ok(None)
+    }
+
+    /// Whether [`Self::pixels_or_skip`] skipped image `index`.
+    pub fn is_skipped(&self, index: usize) -> bool {
+        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&index)
     }
 
     /// The files that [`Self::pixels_or_skip`] skipped so far, in the order of their indices.

@@ -58,7 +58,12 @@ pub fn largest_within(space: &SearchSpace, classes: usize, grid: &Grid, budgets:
 #[must_use]
 pub fn pareto_front(space: &SearchSpace, classes: usize, mut scored: Vec<Scored>, budgets: &[Budget]) -> Vec<Scored> {
     let costs = |scored: &Scored| bounded_costs(budgets, &Plan::new(space, &scored.child, classes));
-    scored.sort_by(|a, b| a.macs.cmp(&b.macs).then(b.score.accuracy.total_cmp(&a.score.accuracy)));
+    // Whoever beats another stands before it, also among those with the same multiply-adds; the last word makes the order one of its own.
+    let latency = |scored: &Scored| scored.score.latency_ms.unwrap_or(f64::INFINITY);
+    scored.sort_by(|a, b| {
+        let by_rank = a.macs.cmp(&b.macs).then(b.score.accuracy.total_cmp(&a.score.accuracy)).then_with(|| costs(a).cmp(&costs(b)));
+        by_rank.then(latency(a).total_cmp(&latency(b))).then_with(|| a.child.id().cmp(&b.child.id()))
+    });
     scored.dedup_by_key(|scored| scored.child.id());
     let no_slower = |a: &Scored, b: &Scored| match (a.score.latency_ms, b.score.latency_ms) {
         (Some(a), Some(b)) => a <= b,
@@ -66,7 +71,7 @@ pub fn pareto_front(space: &SearchSpace, classes: usize, mut scored: Vec<Scored>
     };
     let mut front: Vec<Scored> = Vec::new();
     for candidate in scored {
-        // In order of multiply-adds, only earlier ones can beat.
+        // Only earlier ones can beat.
         let beats = |other: &Scored| {
             let (ours, theirs) = (costs(&candidate), costs(other));
             let no_dearer = theirs.iter().zip(&ours).all(|(theirs, ours)| theirs <= ours);
@@ -95,6 +100,26 @@ pub(super) fn macs(space: &SearchSpace, child: &Child, classes: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::space::preset;
+
+    /// Two layers of one shape with their kernels exchanged cost the same, and need not take the same time.
+    #[test]
+    fn who_is_beaten_is_left_out_in_whatever_order_they_come() {
+        let space = preset("fashion-mnist").unwrap();
+        let (child, other) = (space.biggest(), space.smallest());
+        let scored = |child: &Child, latency_ms| Scored { child: child.clone(), macs: 7, score: Score { accuracy: 0.5, latency_ms } };
+        let cases = [
+            ([scored(&child, Some(2.0)), scored(&other, Some(1.0))], &other),
+            ([scored(&child, Some(1.0)), scored(&other, Some(2.0))], &child),
+            ([scored(&child, None), scored(&other, Some(2.0))], &other),
+        ];
+        for (mut pair, expected) in cases {
+            for _ in 0..2 {
+                let front = pareto_front(&space, 10, pair.to_vec(), &[]);
+                assert_eq!(front.iter().map(|scored| &scored.child).collect::<Vec<_>>(), [expected], "{pair:?}");
+                pair.reverse();
+            }
+        }
+    }
 
     #[test]
     fn a_budget_that_nobody_keeps_is_told_what_children_cost_at_least() {

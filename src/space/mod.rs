@@ -224,9 +224,12 @@ impl SearchSpace {
         sha256(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Width after a block's expansion, for `channels` input channels.
+    /// Width after a block's expansion, for `channels` input channels. A ratio of 1 expands nothing, so that no divisor rounds it.
     pub(crate) fn expanded(&self, channels: usize, expansion: usize) -> usize {
-        make_divisible((channels * expansion) as f64, self.expansion_divisor)
+        match expansion {
+            1 => channels,
+            _ => make_divisible((channels * expansion) as f64, self.expansion_divisor),
+        }
     }
 
     /// Whether the shortcut rule gives every block a skip connection.

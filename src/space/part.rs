@@ -105,18 +105,26 @@ fn ends(first: &ConvPlan, last: &ConvPlan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::space::{Draw, PRESETS, preset};
+    use crate::space::{Draw, PRESETS, Role, SearchSpace, preset};
 
     #[test]
     fn each_part_takes_what_the_one_before_it_gives() {
-        for name in PRESETS {
-            let space = preset(name).unwrap();
+        let rounded = SearchSpace { expansion_divisor: 8, ..preset("fashion-mnist").unwrap() };
+        rounded.validate().unwrap();
+        let presets = PRESETS.iter().map(|name| (*name, preset(name).unwrap()));
+        for (name, space) in presets.chain([("fashion-mnist, expanded to multiples of 8", rounded)]) {
             for step in 0..20 {
                 let plan = Plan::new(&space, &space.random(Draw::new(0, step, 0)), 10);
                 let parts: Vec<Part<'_>> = plan.parts().collect();
                 assert_eq!(parts.len(), plan.blocks.len() + 2);
                 for pair in parts.windows(2) {
                     assert_eq!(pair[0].output_shape(), pair[1].input_shape(), "{name}: {} then {}", pair[0].key(), pair[1].key());
+                }
+                for part in &parts {
+                    let in_a_row: Vec<&ConvPlan> = part.convs().into_iter().filter(|conv| conv.role != Role::Shortcut).collect();
+                    for pair in in_a_row.windows(2) {
+                        assert_eq!(pair[0].c_out, pair[1].c_in, "{name}: {} then {}", pair[0].name, pair[1].name);
+                    }
                 }
                 assert_eq!(parts[parts.len() - 1].output_shape(), [10]);
                 let convs: Vec<&ConvPlan> = parts.iter().flat_map(|part| part.convs()).collect();

@@ -134,6 +134,8 @@ impl RunDirectory {
     fn write(&self, checkpoint: &Checkpoint, directory: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(self.checkpoints())?;
         let mut state = checkpoint.state.clone();
+        // What the checkpoint before had is not what this one has: an average may have been given up.
+        state.sha256.clear();
         let files =
             [(WEIGHTS, &checkpoint.weights), (MEAN_SQUARE, &checkpoint.optimiser.mean_square), (MOMENTUM, &checkpoint.optimiser.momentum)];
         for (name, tensors) in files.into_iter().chain(checkpoint.average.as_ref().map(|average| (AVERAGE, average))) {

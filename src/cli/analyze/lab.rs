@@ -60,13 +60,19 @@ impl Lab {
         self.test.images.len() - self.test.images.skipped().len()
     }
 
-    /// Refuses to recalibrate on more images than there are.
+    /// Refuses to recalibrate on more images than there are, and on a number of which some would be dropped: a table that says 100 images
+    /// is not to be one of 64.
     pub(super) fn check_calibration(&self, count: usize) -> anyhow::Result<()> {
         let all = self.train.len();
         ensure!(
             count <= all,
             "{count} calibration images are more than the {all} training images: ask for fewer, with --images, or with \
              --calibration-images where children are trained"
+        );
+        let batch = self.batches.size();
+        ensure!(
+            count.is_multiple_of(batch),
+            "{count} calibration images are no whole batches of {batch}: ask for a multiple, or choose another --calibration-batch"
         );
         Ok(())
     }

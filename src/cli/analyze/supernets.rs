@@ -100,8 +100,9 @@ impl Regularisation {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let workshop = Workshop::open(&self.training, &Children::NONE, "regularisation", &["--without regularise-biggest"])?;
         ensure!(
-            workshop.settings.optimiser.weight_decay > 0.0 || workshop.settings.dropout,
-            "without weight decay and dropout nobody is regularised: leave one of the two in"
+            workshop.settings.optimiser.weight_decay > 0.0
+                || (workshop.settings.dropout && workshop.lab.model.card.space.head.dropout > 0.0),
+            "without weight decay and dropout nobody is regularised: leave one of the two in, and dropout in a space that has some"
         );
         let arms = [("the biggest alone", Regularise::Biggest), ("everyone", Regularise::Everyone)].map(|(name, regularise)| {
             let settings = TrainSettings { regularise, ..workshop.settings.clone() };
