@@ -100,7 +100,7 @@ async fn a_family_with_statistics_needs_no_images() {
     let options = Flags::parse_from(flags).options;
     let given = Engine::start(model.open(), runtime(), Arc::new(Metrics::new().unwrap()), options, Some(images)).unwrap();
     assert_eq!(given.classify(id, vec![patch(7)]).await.unwrap().logits, expected, "the family keeps its statistics");
-    assert!(given.add(choices).await.unwrap().added);
+    assert!(given.add(choices).await.unwrap().status.added);
 }
 
 /// A loaded child's graph lies on disk alone. Whoever empties the cache directory makes it slow, not wrong.
@@ -213,10 +213,11 @@ async fn added_children_are_measured_listed_bounded_and_remembered() {
     };
     let first = engine(&model, cache.path(), &["--max-added-children", "1"]);
     let before = first.children().len();
-    let added = first.add(choices(2)).await.unwrap();
+    let added = first.add(choices(2)).await.unwrap().status;
     assert!(added.added && added.latency_ms.is_some() && added.accuracy.is_none());
     assert_eq!(added.state, ChildState::Loaded);
-    assert_eq!(first.add(choices(2)).await.unwrap().child, added.child, "adding it again changes nothing");
+    let again = first.add(choices(2)).await.unwrap();
+    assert_eq!((again.status.child, again.is_new), (Arc::clone(&added.child), false), "adding it again changes nothing");
     assert!(matches!(first.add(choices(3)).await, Err(AddError::Full { limit: 1 })));
     let mut outside = choices(2);
     outside.resolution = 21;
@@ -239,6 +240,43 @@ async fn added_children_are_measured_listed_bounded_and_remembered() {
     let family = ids(&second)[0];
     assert_eq!(second.remove(family), Err(RemoveError::Family(family)));
     assert!(matches!(second.classify(id, vec![patch(1)]).await, Err(ClassifyError::Unknown(_))));
+}
+
+/// Two clients that add the same child wait for the same end.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_adds_what_is_being_added_waits_for_it() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let mut choices = common::space().smallest().choices().clone();
+    choices.stages[2] = bignas::space::StageChoices::uniform(2, 20, 3, 4);
+    let (images, away) = (model.path().join("calibration.safetensors"), model.path().join("away"));
+    std::fs::rename(&images, &away).unwrap();
+    let (one, other) = tokio::join!(engine.add(choices.clone()), engine.add(choices.clone()));
+    assert!(matches!((&one, &other), (Err(AddError::Build(_)), Err(AddError::Build(_)))), "{one:?} and {other:?}");
+    std::fs::rename(&away, &images).unwrap();
+    let (one, other) = tokio::join!(engine.add(choices.clone()), engine.add(choices));
+    let both = [one.unwrap(), other.unwrap()];
+    assert!(both.iter().all(|added| added.status.latency_ms.is_some()), "{both:?}");
+    assert_eq!(both.map(|added| added.is_new), [true, false]);
+}
+
+/// Another change to the list, saved while a child is being built, does not keep it beyond its failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_could_not_be_built_is_not_remembered() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = engine(&model, cache.path(), &[]);
+    let before = ids(&first).len();
+    let choices = |depth: usize| {
+        let mut choices = common::space().smallest().choices().clone();
+        choices.stages[2] = bignas::space::StageChoices::uniform(depth, 20, 3, 4);
+        choices
+    };
+    let removed = first.add(choices(2)).await.unwrap().status.child.id();
+    std::fs::remove_file(model.path().join("calibration.safetensors")).unwrap();
+    let (added, gone) = tokio::join!(first.add(choices(3)), async { first.remove(removed) });
+    assert!(matches!(added, Err(AddError::Build(_))) && gone.is_ok(), "{added:?}, {gone:?}");
+    drop(first);
+    assert_eq!(ids(&engine(&model, cache.path(), &[])).len(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,6 +325,20 @@ async fn warm_up_measures_the_family_and_a_restart_is_ready_at_once() {
     let second = engine(&model, cache.path(), &["--warm-up", "true"]);
     assert!(second.ready(), "all latencies are on disk");
     assert!(states(&second).iter().all(|state| *state == ChildState::Disk));
+}
+
+/// The thread that warms it up is no reason to go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_let_go_of_stops_in_the_middle_of_its_warm_up() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &["--warm-up", "true"]);
+    let (metrics, all) = (Arc::clone(engine.metrics()), ids(&engine).len() as u64);
+    drop(engine);
+    let built = || metrics.builds.with_label_values(&["ok"]).get();
+    let then = built();
+    assert!(then < all, "the warm-up was over before it could be let go of");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(built(), then);
 }
 
 #[tokio::test]
@@ -450,6 +502,20 @@ async fn who_has_time_gets_the_best_child_from_disk() {
     assert_eq!((patient.children[0], patient.children.last()), (best, Some(&smallest)), "either may answer");
     let answer = engine.classify(patient, vec![patch(1)]).await.unwrap();
     assert_eq!((answer.child, answer.degraded_from, answer.source), (best, None, Source::Disk));
+}
+
+/// What nobody has measured has fewer or more multiply-adds than others, all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_best_child_that_was_never_measured_leaves_room_for_others() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let engine = engine(&model, cache.path(), &[]);
+    let (best, others) = (*ids(&engine).last().unwrap(), ids(&engine).len() - 1);
+    for id in &ids(&engine)[..others] {
+        engine.classify(*id, vec![patch(0)]).await.unwrap();
+    }
+    std::fs::remove_file(model.path().join("calibration.safetensors")).unwrap();
+    let answer = engine.classify(within(&engine, Budget::default(), None), vec![patch(1)]).await.unwrap();
+    assert_eq!((answer.child != best, answer.degraded_from), (true, Some(best)));
 }
 
 /// A build that fails is an error to those whom no other child can answer, and to nobody else.

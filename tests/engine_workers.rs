@@ -166,7 +166,7 @@ async fn a_worker_keeps_to_its_core_while_a_child_is_built() {
         assert!(begin.elapsed() < Duration::from_secs(60), "no worker is bound");
         let building = tokio::spawn({
             let (engine, choices) = (engine.clone(), choices.clone());
-            async move { engine.add(choices).await.unwrap().child.id() }
+            async move { engine.add(choices).await.unwrap().status.child.id() }
         });
         while !building.is_finished() {
             engine.classify(hot, vec![patch(1)]).await.unwrap();

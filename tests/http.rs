@@ -9,11 +9,11 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bignas::engine::{Engine, EngineOptions};
 use bignas::metrics::Metrics;
 use bignas::runtime::Network;
-use bignas::serve::{AppState, ServeOptions, app};
+use bignas::serve::{AppState, Opener, ServeOptions, app};
 use clap::Parser;
 use common::{TestModel, runtime};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
 
 #[derive(Parser)]
@@ -73,6 +73,10 @@ impl Server {
     async fn children(&self) -> Vec<Value> {
         self.get("/children").await.json()["children"].as_array().unwrap().clone()
     }
+}
+
+fn delete(path: &str) -> Request<Body> {
+    Request::delete(path).body(Body::empty()).unwrap()
 }
 
 impl Reply {
@@ -197,6 +201,34 @@ async fn requests_that_make_no_sense_are_refused() {
     }
 }
 
+/// What clients add and remove while the next model has read already which children there are would be lost with this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn children_stay_as_they_are_while_the_model_is_replaced() {
+    let mut server = Server::start(&[]);
+    let choices = json!({ "choices": server.children().await[0]["choices"] }).to_string();
+    let (begin, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let opener: Opener = Arc::new(move || {
+        begin.send(()).unwrap();
+        gate.lock().unwrap().recv().unwrap();
+        Err("there is no other model".into())
+    });
+    server.router = app(bignas::serve::Server::new(server.state.clone(), opener));
+    let replacing = async {
+        let reply = server.post("/model/reload", "application/json", Body::empty()).await;
+        assert_eq!(reply.problem(), "invalid_model");
+    };
+    let changing = async {
+        begun.recv().await.unwrap();
+        assert_eq!(server.post("/children", "application/json", choices.clone()).await.problem(), "being_replaced");
+        assert_eq!(server.send(delete("/children/0123456789abcdef")).await.problem(), "being_replaced");
+        release.send(()).unwrap();
+    };
+    tokio::join!(replacing, changing);
+    assert_eq!(server.post("/children", "application/json", choices).await.status, StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_is_sorted_and_can_be_filtered() {
     let server = Server::start(&[]);
@@ -244,7 +276,6 @@ async fn children_come_and_go() {
     let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
     assert!(metrics.contains("bignas_child_requests_total{child=\"added\"} 1"), "added children share a label");
 
-    let delete = |path: &str| Request::delete(path).body(Body::empty()).unwrap();
     assert_eq!(server.send(delete(&path)).await.status, StatusCode::NO_CONTENT);
     assert_eq!(server.send(delete(&path)).await.problem(), "unknown_child");
     let family = format!("/children/{}", children[0]["id"].as_str().unwrap());

@@ -30,10 +30,19 @@ struct Work {
     prepare: Duration,
 }
 
+/// Whether `child` is faster than `other`, as far as it is known.
+fn is_faster(child: &ChildStatus, other: &ChildStatus) -> bool {
+    match (child.latency_ms, other.latency_ms) {
+        (Some(ms), Some(other_ms)) => ms < other_ms,
+        _ => child.cost.macs.total() < other.cost.macs.total(),
+    }
+}
+
 impl Engine {
     /// All children within `budget`, best first: what a request with this budget may be answered by. Never empty.
     ///
-    /// Each next one is faster than all before it; whoever is neither better nor faster is left out.
+    /// Each next one is faster than all before it, or has fewer multiply-adds where one of the two was not measured; whoever is neither
+    /// better nor faster is left out.
     ///
     /// # Errors
     /// As [`Engine::resolve`].
@@ -41,8 +50,7 @@ impl Engine {
         let (children, budget) = (self.statuses(), self.effective(budget));
         let mut room = vec![resolve::resolve(&children, &budget)?.clone()];
         for child in resolve::within(&children, &budget) {
-            let faster = child.latency_ms.zip(room[room.len() - 1].latency_ms).is_some_and(|(ms, before_ms)| ms < before_ms);
-            if faster && child.accuracy.is_some() {
+            if is_faster(child, &room[room.len() - 1]) && child.accuracy.is_some() {
                 room.push(child.clone());
             }
         }

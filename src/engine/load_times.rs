@@ -1,6 +1,6 @@
 //! How long it takes to get a child into memory, learned from the loads before it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Weight of the newest load in what loads take.
 const NEWEST: f64 = 0.3;
@@ -21,6 +21,8 @@ pub(super) struct Way {
     pub(super) load: Average,
     /// All that the thread does for one of them, measuring it included.
     pub(super) job: Average,
+    /// When the one that goes on began.
+    pub(super) begun: Option<Instant>,
 }
 
 /// Seconds of something that happens again and again.
@@ -48,9 +50,17 @@ impl Times {
 }
 
 impl Way {
-    /// When a load will be done that comes after so many others.
-    pub(super) fn predict(&self, others: usize) -> Option<Duration> {
-        Some(self.load.get()? + self.job.get().unwrap_or_default() * u32::try_from(others).unwrap_or(u32::MAX))
+    /// Takes note that the one which goes on has ended, and of how long all of it took.
+    pub(super) fn end(&mut self, took: Duration) {
+        self.job.learn(took);
+        self.begun = None;
+    }
+
+    /// When a load will be done that comes after the one that goes on at `now`, and so many others.
+    pub(super) fn predict(&self, others: usize, now: Instant) -> Option<Duration> {
+        let job = self.job.get().unwrap_or_default();
+        let rest = self.begun.map_or(Duration::ZERO, |begun| job.saturating_sub(now.saturating_duration_since(begun)));
+        Some(rest + job * u32::try_from(others).unwrap_or(u32::MAX) + self.load.get()?)
     }
 }
 
@@ -60,16 +70,23 @@ mod tests {
 
     #[test]
     fn a_load_is_predicted_from_those_before_it_and_those_ahead() {
-        let mut times = Times::default();
-        assert_eq!(times.built.predict(3), None, "nothing is known yet");
+        let (mut times, now) = (Times::default(), Instant::now());
+        assert_eq!(times.built.predict(3, now), None, "nothing is known yet");
         times.built.load.learn(Duration::from_secs(2));
-        assert_eq!(times.built.predict(3), Some(Duration::from_secs(2)));
-        assert_eq!(times.disk.predict(0), None);
+        assert_eq!(times.built.predict(3, now), Some(Duration::from_secs(2)));
+        assert_eq!(times.disk.predict(0, now), None);
         times.disk.load.learn(Duration::from_secs(1));
-        times.built.job.learn(Duration::from_secs(4));
-        assert_eq!(times.built.predict(3), Some(Duration::from_secs(14)));
-        assert_eq!(times.disk.predict(2), Some(Duration::from_secs(1)), "what is built takes another thread's time");
+        times.built.end(Duration::from_secs(4));
+        assert_eq!(times.built.predict(3, now), Some(Duration::from_secs(14)));
+        times.built.begun = Some(now);
+        for (after, expected) in [(0, 18), (3, 15), (9, 14)] {
+            let then = now + Duration::from_secs(after);
+            assert_eq!(times.built.predict(3, then), Some(Duration::from_secs(expected)), "the one that goes on has run for {after} s");
+        }
+        times.built.end(Duration::from_secs(4));
+        assert_eq!(times.built.predict(0, now), Some(Duration::from_secs(2)));
+        assert_eq!(times.disk.predict(2, now), Some(Duration::from_secs(1)), "what is built takes another thread's time");
         times.disk.load.learn(Duration::from_secs(2));
-        assert_eq!(times.disk.predict(0), Some(Duration::from_millis(1300)), "news counts for three tenths");
+        assert_eq!(times.disk.predict(0, now), Some(Duration::from_millis(1300)), "news counts for three tenths");
     }
 }

@@ -76,7 +76,7 @@ impl Engine {
         let known = self.inner.registry.get(id).ok_or(ClassifyError::Unknown(id))?;
         let (loaded, source) = match self.inner.cache.get(id) {
             Some(loaded) => (loaded, Source::Memory),
-            None => self.load_once(known.child).await?,
+            None => self.inner.load_once(known.child).await?,
         };
         let label = match source {
             Source::Memory => "memory",
@@ -88,21 +88,10 @@ impl Engine {
         Ok((loaded, source))
     }
 
-    /// As [`Engine::load`], of a child that is not in memory, whether or not it is known.
-    pub(super) async fn load_once(&self, child: Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
-        let id = child.id();
-        let mut outcome = self.join_or_begin(child)?;
-        match outcome.wait_for(Option::is_some).await {
-            Ok(done) => done.clone().unwrap_or(Err(BuildError::Lost(id))),
-            // The builder dropped its end without an outcome: it panicked.
-            Err(_) => Err(BuildError::Lost(id)),
-        }
-    }
-
     /// Begins to load a known child that a later request will want; where too many wait already, that request will ask again.
     pub(super) fn begin_load(&self, id: ChildId) {
         if let Some(known) = self.inner.registry.get(id) {
-            let _ = self.join_or_begin(known.child);
+            let _ = self.inner.join_or_begin(known.child);
         }
     }
 
@@ -130,53 +119,65 @@ impl Engine {
             }
         }
     }
+}
 
-    fn join_or_begin(&self, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
+impl Inner {
+    /// As [`Engine::load`], of a child that is not in memory, whether or not it is known.
+    pub(super) async fn load_once(self: &Arc<Self>, child: Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
         let id = child.id();
-        let mut loading = self.inner.loading.lock();
+        let mut outcome = self.join_or_begin(child)?;
+        match outcome.wait_for(Option::is_some).await {
+            Ok(done) => done.clone().unwrap_or(Err(BuildError::Lost(id))),
+            // The builder dropped its end without an outcome: it panicked.
+            Err(_) => Err(BuildError::Lost(id)),
+        }
+    }
+
+    fn join_or_begin(self: &Arc<Self>, child: Arc<Child>) -> Result<watch::Receiver<Outcome>, BuildError> {
+        let id = child.id();
+        let mut loading = self.loading.lock();
         if let Some(under_way) = loading.get(&id) {
             return Ok(under_way.outcome.clone());
         }
-        let done_by = self.inner.predicted_new_load(id).map(|time| Instant::now() + time);
+        let done_by = self.predicted_new_load(id).map(|time| Instant::now() + time);
         let (sender, outcome) = watch::channel(None);
-        let inner = Arc::clone(&self.inner);
+        let inner = Arc::clone(self);
         // Milliseconds do not wait for minutes: what lies on disk goes past all that must be built.
         let on_disk = inner.builder.store.contains(&inner.builder.key(id));
         let job = Box::new(move || {
             let registered = Registered { inner: Arc::clone(&inner), child: id };
             let begin = Instant::now();
+            inner.loading.times().way(on_disk).begun = Some(begin);
             let outcome = inner.load_now(&child);
             inner.loading.failures.learn(id, outcome.as_ref().err());
             drop(registered);
             // Everyone who asked may be gone; the child stays loaded for the next.
             let _ = sender.send(Some(outcome));
             inner.measure_loaded(id);
-            inner.loading.times().way(on_disk).job.learn(begin.elapsed());
+            inner.loading.times().way(on_disk).end(begin.elapsed());
             return_freed_memory();
         });
-        self.inner.threads(on_disk).submit(1, job).map_err(|full| self.inner.busy(full, on_disk))?;
+        self.threads(on_disk).submit(1, job).map_err(|full| self.busy(full, on_disk))?;
         loading.insert(id, UnderWay { outcome: outcome.clone(), done_by });
         Ok(outcome)
     }
 
     /// Waits until the latency of a loaded child is known.
-    pub(super) async fn measure(&self, id: ChildId) -> Result<(), BuildError> {
-        if self.inner.measured(id) {
+    pub(super) async fn measure(self: &Arc<Self>, id: ChildId) -> Result<(), BuildError> {
+        if self.measured(id) {
             return Ok(());
         }
         let (sender, done) = oneshot::channel();
-        let inner = Arc::clone(&self.inner);
+        let inner = Arc::clone(self);
         // The load measures it too; whoever comes second has nothing left to do.
         let job = Box::new(move || {
             inner.measure_loaded(id);
             let _ = sender.send(());
         });
-        self.inner.builders.submit(1, job).map_err(|full| self.inner.busy(full, false))?;
+        self.builders.submit(1, job).map_err(|full| self.busy(full, false))?;
         done.await.map_err(|_| BuildError::Lost(id))
     }
-}
 
-impl Inner {
     /// Loads a child on this thread, building it first where need be, and keeps it in memory.
     pub(super) fn load_now(&self, child: &Arc<Child>) -> Result<(Arc<LoadedChild>, Source), BuildError> {
         let id = child.id();
@@ -243,10 +244,10 @@ impl Inner {
         Some(self.paces.of(id, || self.profile(&known.child)).predict(images, now))
     }
 
-    /// As [`Inner::predicted_load`], of a load that has not begun, behind all that wait for the builder.
+    /// As [`Inner::predicted_load`], of a load that has not begun, behind the one that goes on and all that wait.
     fn predicted_new_load(&self, id: ChildId) -> Option<Duration> {
         let on_disk = self.builder.store.contains(&self.builder.key(id));
-        self.loading.times().way(on_disk).predict(self.threads(on_disk).waiting())
+        self.loading.times().way(on_disk).predict(self.threads(on_disk).waiting(), Instant::now())
     }
 
     /// Where children get into memory that lie on disk, or do not.
@@ -277,7 +278,8 @@ impl Inner {
 
     /// Measures what is not known of the times of a child that was loaded. One that was removed meanwhile leaves nothing behind.
     fn measure_loaded(&self, id: ChildId) {
-        {
+        // Asked before the lock, too: whoever has nothing to measure does not wait for who has.
+        if !self.measured(id) {
             let _one_at_a_time = self.loading.measuring.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.measured(id) {
                 self.measure_now(id);

@@ -37,7 +37,9 @@ pub use build::BuildError;
 pub use options::{DeviceError, EngineOptions};
 pub use picture::{Picture, PictureError};
 pub use start::StartError;
-pub use types::{AddError, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source};
+pub use types::{
+    AddError, Added, Answer, Budget, ChildState, ChildStatus, ClassifyError, DeviceInfo, RemoveError, Request, ResolveError, Source,
+};
 
 use build::Builder;
 use loaded::LoadedChild;
@@ -199,29 +201,38 @@ impl Engine {
         Ok(graph.map_err(|_| BuildError::Lost(id))??)
     }
 
-    /// Adds a child: it is sliced, recalibrated, measured and listed. One that is known already is returned as it is.
+    /// Adds a child: it is sliced, recalibrated, measured and listed. One that is known already is returned as it is; one that is being
+    /// added, once that has come to its end.
     ///
     /// # Errors
     /// [`AddError`]; a child that cannot be built is not added.
-    pub async fn add(&self, choices: Choices) -> Result<ChildStatus, AddError> {
+    pub async fn add(&self, choices: Choices) -> Result<Added, AddError> {
         let child = self.inner.registry.check(choices)?;
         let id = child.id();
         // Listed first, so that the limit holds however many are added at once.
         let is_new = self.inner.registry.insert(child)?;
-        if is_new {
+        let is_being_added = || self.inner.registry.get(id).is_some_and(|known| known.added) && !self.inner.measured(id);
+        if is_new || is_being_added() {
             let built = match self.load(id).await {
-                Ok(_) => self.measure(id).await,
+                Ok(_) => self.inner.measure(id).await,
                 Err(ClassifyError::Build(error)) => Err(error),
                 Err(_) => Err(BuildError::Lost(id)),
             };
             if let Err(error) = built {
-                // It may have been removed by its client meanwhile.
-                let _ = self.inner.registry.remove(id);
+                if is_new {
+                    // It may have been removed by its client meanwhile.
+                    let _ = self.inner.registry.remove(id);
+                    // Whoever changed the list meanwhile has saved it with this child.
+                    self.inner.registry.save();
+                }
                 return Err(error.into());
             }
-            self.inner.registry.save();
+            if is_new {
+                self.inner.registry.save();
+            }
         }
-        self.child(id).ok_or(AddError::Build(BuildError::Lost(id)))
+        let status = self.child(id).ok_or(AddError::Build(BuildError::Lost(id)))?;
+        Ok(Added { status, is_new })
     }
 
     /// Removes an added child, from memory and disk too.

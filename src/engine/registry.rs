@@ -1,7 +1,8 @@
 //! The children that a server knows: the model's family, and those that clients added.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::types::{AddError, RemoveError};
 use crate::checkpoint::{AccuracySource, Model};
@@ -23,6 +24,8 @@ pub(super) struct Known {
 pub(super) struct Registry {
     known: RwLock<Vec<Known>>,
     file: PathBuf,
+    /// Held while the file is written, so that a newer list is not replaced by an older one.
+    saving: Mutex<()>,
     space: SearchSpace,
     classes: usize,
     max_added: usize,
@@ -39,12 +42,12 @@ impl Registry {
         let registry = Self {
             known: RwLock::new(family.collect()),
             file,
+            saving: Mutex::default(),
             space: model.card.space.clone(),
             classes: model.card.labels.len(),
             max_added,
         };
-        let added = std::fs::read(&registry.file).ok().and_then(|bytes| serde_json::from_slice::<Vec<Choices>>(&bytes).ok());
-        for choices in added.unwrap_or_default() {
+        for choices in read(&registry.file) {
             if let Err(error) = registry.check(choices).and_then(|child| registry.insert(child)) {
                 tracing::warn!(%error, "a child added before cannot be kept");
             }
@@ -96,6 +99,7 @@ impl Registry {
 
     /// Writes the added children to disk; where that fails, they are forgotten at the next start.
     pub(super) fn save(&self) {
+        let _in_order = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let added: Vec<Choices> = self.all().iter().filter(|known| known.added).map(|known| known.child.choices().clone()).collect();
         let directory = self.file.parent().unwrap_or(Path::new("."));
         let written = std::fs::create_dir_all(directory)
@@ -105,6 +109,18 @@ impl Registry {
             tracing::warn!(file = %self.file.display(), %error, "added children cannot be kept beyond this process");
         }
     }
+}
+
+/// The choices of the children in a file of added ones; none where there is no such file, or it cannot be read, which is said.
+fn read(file: &Path) -> Vec<Choices> {
+    let read = match std::fs::read(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        read => read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)),
+    };
+    read.unwrap_or_else(|error| {
+        tracing::warn!(file = %file.display(), %error, "the children added before cannot be read; the next one that is added replaces them");
+        Vec::new()
+    })
 }
 
 fn known(model: &Model, child: Child, accuracy: Option<f64>, accuracy_source: Option<Arc<AccuracySource>>, added: bool) -> Known {

@@ -154,6 +154,15 @@ fn latency(latency_ms: &Option<f64>) -> String {
     latency_ms.map_or_else(String::new, |ms| format!("; the fastest takes {ms:.3} ms on this device"))
 }
 
+/// A child that a client added.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// How it stands.
+    pub status: ChildStatus,
+    /// Whether it was unknown before.
+    pub is_new: bool,
+}
+
 /// A request that was not answered.
 #[derive(Debug, Clone, Error)]
 pub enum ClassifyError {

@@ -1,4 +1,4 @@
-//! What happens between start and readiness: the family is built and its latencies are measured, where they are unknown.
+//! What happens between start and readiness: the family is built and its latencies are measured, as far as they are not yet.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,23 +9,24 @@ use super::layout::Layout;
 use super::options::cores;
 use super::{Engine, Inner};
 use crate::runtime::{LatencyTable, Profile};
-use crate::space::Child;
+use crate::space::{Child, ChildId};
 
 /// How long to wait before asking again where clients fill the build queue.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Starts the warm-up on a thread of its own; without anything to measure, the engine is ready at once.
+    /// Starts the warm-up on a thread of its own; without anything to build or measure, the engine is ready at once.
     pub(super) fn start_warm_up(&self) -> std::io::Result<()> {
-        let measured = self.inner.registry.all().iter().all(|known| self.inner.measured(known.child.id()));
-        if measured || !self.inner.options.warm_up {
+        let warm = self.inner.registry.all().iter().all(|known| self.inner.is_warm(known.child.id()));
+        if warm || !self.inner.options.warm_up {
             self.inner.ready.store(true, Ordering::Release);
             return Ok(());
         }
-        // The thread only waits for the builder; it needs no more than a place to wait in.
+        // The thread only waits for the builder; it needs no more than a place to wait in. It holds no handle: an engine that is let go of
+        // before its warm-up has ended is stopped all the same.
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let engine = self.clone();
-        std::thread::Builder::new().name("warm-up".to_owned()).spawn(move || waiting.block_on(engine.warm_up())).map(drop)
+        let inner = Arc::clone(&self.inner);
+        std::thread::Builder::new().name("warm-up".to_owned()).spawn(move || waiting.block_on(inner.warm_up())).map(drop)
     }
 
     /// Gets the family into memory, cheapest children first, as far as the limit of memory goes; nothing where there is no warm-up.
@@ -39,28 +40,35 @@ impl Engine {
             if bytes > self.inner.options.memory_limit_bytes && !self.inner.cache.contains(known.child.id()) {
                 break;
             }
-            self.load_once(known.child).await?;
+            self.inner.load_once(known.child).await?;
         }
         Ok(())
     }
+}
 
-    async fn warm_up(&self) {
+impl Inner {
+    /// Whether a child is built and measured.
+    fn is_warm(&self, id: ChildId) -> bool {
+        self.measured(id) && (self.cache.contains(id) || self.on_disk_only(id))
+    }
+
+    async fn warm_up(self: Arc<Self>) {
         let begin = Instant::now();
-        let children = self.inner.registry.all();
+        let children = self.registry.all();
         for known in &children {
             // A load that fails says so; who names the child gets the error, and the others are served.
             let _ = self.warm_up_child(&known.child).await;
-            if self.inner.draining.load(Ordering::Acquire) {
+            if self.draining.load(Ordering::Acquire) {
                 return;
             }
         }
-        self.inner.divide_cores();
-        self.inner.ready.store(true, Ordering::Release);
+        self.divide_cores();
+        self.ready.store(true, Ordering::Release);
         tracing::info!(children = children.len(), seconds = begin.elapsed().as_secs_f64(), "the family is built and measured");
     }
 
-    async fn warm_up_child(&self, child: &Arc<Child>) -> Result<(), BuildError> {
-        if self.inner.measured(child.id()) {
+    async fn warm_up_child(self: &Arc<Self>, child: &Arc<Child>) -> Result<(), BuildError> {
+        if self.is_warm(child.id()) {
             return Ok(());
         }
         loop {
@@ -69,14 +77,12 @@ impl Engine {
                 self.measure(child.id()).await
             };
             match built.await {
-                Err(BuildError::Busy { .. }) if !self.inner.draining.load(Ordering::Acquire) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(BuildError::Busy { .. }) if !self.draining.load(Ordering::Acquire) => tokio::time::sleep(BUSY_PAUSE).await,
                 outcome => return outcome,
             }
         }
     }
-}
 
-impl Inner {
     /// Divides the cores among runs as the measurements say, unless a flag has.
     pub(super) fn divide_cores(&self) {
         let known = self.registry.all();
@@ -96,6 +102,10 @@ impl Inner {
                 self.paces.set(id, profile);
             }
         }
+        // What is in memory already was counted for as many runs as there were.
+        let dropped = self.cache.recount(|loaded| loaded.bytes(layout.runs));
+        self.metrics.cache_evictions.inc_by(dropped as u64);
+        self.record_usage();
         tracing::info!(runs = layout.runs, threads_per_run = layout.threads, "the cores are divided");
     }
 }

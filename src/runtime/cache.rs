@@ -66,14 +66,15 @@ impl<K: Copy + Eq + Hash, V> MemoryCache<K, V> {
         let used = entries.clock;
         entries.bytes += bytes;
         entries.by_key.insert(key, Entry { value, bytes, used });
-        let mut dropped = 0;
-        while entries.bytes > self.limit_bytes && entries.by_key.len() > 1 {
-            let oldest = entries.by_key.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
-            let Some(oldest) = oldest else { break };
-            entries.remove(oldest);
-            dropped += 1;
-        }
-        dropped
+        entries.fit(self.limit_bytes)
+    }
+
+    /// Takes the size of every value anew, and drops the least recently used until all fit. Returns how many were dropped.
+    pub fn recount(&self, bytes: impl Fn(&V) -> u64) -> usize {
+        let mut entries = self.lock();
+        entries.by_key.values_mut().for_each(|entry| entry.bytes = bytes(&entry.value));
+        entries.bytes = entries.by_key.values().map(|entry| entry.bytes).sum();
+        entries.fit(self.limit_bytes)
     }
 
     /// Drops `key`.
@@ -94,7 +95,19 @@ impl<K: Copy + Eq + Hash, V> MemoryCache<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Entries<K, V> {
+impl<K: Copy + Eq + Hash, V> Entries<K, V> {
+    /// Drops the least recently used until the others fit, or one is left. Returns how many.
+    fn fit(&mut self, limit_bytes: u64) -> usize {
+        let mut dropped = 0;
+        while self.bytes > limit_bytes && self.by_key.len() > 1 {
+            let oldest = self.by_key.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
+            let Some(oldest) = oldest else { break };
+            self.remove(oldest);
+            dropped += 1;
+        }
+        dropped
+    }
+
     fn remove(&mut self, key: K) {
         if let Some(entry) = self.by_key.remove(&key) {
             self.bytes -= entry.bytes;
@@ -129,6 +142,15 @@ mod tests {
         let cache = cache(5, &[(1, 3), (2, 100)]);
         assert_eq!(cache.usage(), (100, 1));
         assert!(cache.contains(2));
+    }
+
+    #[test]
+    fn sizes_can_be_taken_anew() {
+        let cache = cache(30, &[(1, 10), (2, 10)]);
+        assert_eq!(cache.recount(|value| u64::from(*value)), 0);
+        assert_eq!(cache.usage(), (3, 2));
+        assert_eq!(cache.recount(|value| 10 + 10 * u64::from(*value)), 1);
+        assert_eq!((cache.usage(), cache.contains(2)), ((30, 1), true), "the one used last stays");
     }
 
     #[test]

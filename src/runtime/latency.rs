@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::stopwatch::Stopwatch;
 use super::{Network, Profile, Runtime, RuntimeError};
 use crate::files::{sha256, write_atomically};
+use crate::onnx::EXPORTER_VERSION;
 use crate::space::ChildId;
 
 /// Runs before measuring, in which buffers are allocated and caches filled.
@@ -45,6 +46,8 @@ pub struct LatencyTable {
     path: PathBuf,
     device: String,
     profiles: Mutex<BTreeMap<ChildId, Profile>>,
+    /// Held from a change until it is written, so that a newer file is not replaced by an older one.
+    writing: Mutex<()>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,17 +58,18 @@ struct TableFile {
 }
 
 impl LatencyTable {
-    /// Opens the table of the model with these weights in `directory`; empty where none of this device is there.
+    /// Opens the table of the model with these weights in `directory`; empty where none of this device and exporter is there.
     ///
     /// A table that does not parse is ignored: measuring again costs less than a server that does not start.
     #[must_use]
     pub fn open(directory: &Path, weights_sha256: &str, runtime: &Runtime, threads: usize) -> Self {
         let device = device(runtime, threads);
-        let name = sha256(format!("{weights_sha256}\n{device}").as_bytes());
+        // Another exporter writes other graphs, which take other times.
+        let name = sha256(format!("{weights_sha256}\n{device}\nexporter {EXPORTER_VERSION}").as_bytes());
         let path = directory.join(format!("{}.json", &name[..32]));
         let file = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<TableFile>(&bytes).ok());
         let profiles = file.filter(|file| file.device == device).map(|file| file.runs_ms).unwrap_or_default();
-        Self { path, device, profiles: Mutex::new(profiles) }
+        Self { path, device, profiles: Mutex::new(profiles), writing: Mutex::default() }
     }
 
     /// The latency of a child in milliseconds, where it was measured.
@@ -85,6 +89,7 @@ impl LatencyTable {
     /// # Errors
     /// [`std::io::Error`] where the table could not be written; the measurement is then kept in memory.
     pub fn insert(&self, child: ChildId, profile: Profile) -> std::io::Result<()> {
+        let _in_order = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let runs_ms = {
             let mut measured = self.lock();
             measured.insert(child, profile);
@@ -98,6 +103,7 @@ impl LatencyTable {
     /// # Errors
     /// [`std::io::Error`] where the table could not be written; the child is then forgotten in memory.
     pub fn remove(&self, child: ChildId) -> std::io::Result<()> {
+        let _in_order = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let runs_ms = {
             let mut measured = self.lock();
             if measured.remove(&child).is_none() {

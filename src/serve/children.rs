@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::AppState;
 use super::ask::positive;
 use super::auth::Admin;
 use super::docs::{AddProblems, ChildProblems, ListProblems, OnnxProblems, RemoveProblems};
@@ -20,9 +19,10 @@ use super::error::{ApiError, CREATED, Code, NO_CONTENT};
 use super::etag::tagged;
 use super::request::read_json;
 use super::wire::{Asked, ChildDetails, Children, ChildrenFilter, File, NewChild};
-use crate::engine::{AddError, ChildStatus, ClassifyError};
+use super::{AppState, Server};
+use crate::engine::{Added, ClassifyError};
 use crate::files::sha256;
-use crate::space::{Child, ChildId, ParseChildIdError};
+use crate::space::{ChildId, ParseChildIdError};
 
 /// List the children
 ///
@@ -131,21 +131,21 @@ pub(super) async fn onnx(
         AddProblems
     )
 )]
-pub(super) async fn add(_: Admin, State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let NewChild { choices } = read_json(request, &state.body_limits).await?;
-    let id = Child::new(&state.engine.card().space, choices.0.clone()).map_err(AddError::from)?.id();
-    let is_known = state.engine.child(id).is_some();
+pub(super) async fn add(_: Admin, State(server): State<Server>, request: Request) -> Result<Response, ApiError> {
+    let NewChild { choices } = read_json(request, &server.state().body_limits).await?;
+    let (state, unreplaced) = server.change()?;
     // A client that leaves, or a deadline that passes, does not stop what has begun.
-    let adding = tokio::spawn({
-        let engine = state.engine.clone();
-        async move { engine.add(choices.0).await }
+    let adding = tokio::spawn(async move {
+        let added = state.engine.add(choices.0).await;
+        drop(unreplaced);
+        added
     });
-    let child: ChildStatus = adding.await.map_err(ApiError::internal)??;
-    let details = Json(ChildDetails::from(&child));
-    if is_known {
+    let Added { status, is_new } = adding.await.map_err(ApiError::internal)??;
+    let details = Json(ChildDetails::from(&status));
+    if !is_new {
         return Ok(details.into_response());
     }
-    let location = HeaderValue::from_str(&format!("/children/{id}")).map_err(ApiError::internal)?;
+    let location = HeaderValue::from_str(&format!("/children/{}", status.child.id())).map_err(ApiError::internal)?;
     Ok((CREATED, [(LOCATION, location)], details).into_response())
 }
 
@@ -161,10 +161,15 @@ pub(super) async fn add(_: Admin, State(state): State<AppState>, request: Reques
     params(("id" = String, Path, description = "Id of the child.", pattern = "^[0-9a-f]{16}$", example = "0123456789abcdef")),
     responses((status = 204, description = "The child is gone."), RemoveProblems)
 )]
-pub(super) async fn remove(_: Admin, State(state): State<AppState>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn remove(_: Admin, State(server): State<Server>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = parse(id)?;
+    let (state, unreplaced) = server.change()?;
     // Removing deletes files.
-    let removing = tokio::task::spawn_blocking(move || state.engine.remove(id));
+    let removing = tokio::task::spawn_blocking(move || {
+        let removed = state.engine.remove(id);
+        drop(unreplaced);
+        removed
+    });
     removing.await.map_err(ApiError::internal)??;
     Ok(NO_CONTENT.into_response())
 }

@@ -84,7 +84,8 @@ pub(super) async fn classify(State(state): State<AppState>, request: Request) ->
     let children = room.iter().map(|status| status.child.id()).collect();
     let wanted = crate::engine::Request {
         children,
-        deadline: request.ask.deadline.map(|time| request.complete + time),
+        // Nobody waits longer than the server's own limit, and who says so would let everyone else go first.
+        deadline: request.ask.deadline.map(|time| request.complete + time.min(state.timeout)),
         has_floor: matches!(request.ask.select, Select::Within(budget) if budget.min_accuracy.is_some()),
     };
     let answer = state.engine.classify(wanted, request.images).await?;

@@ -88,9 +88,9 @@ problems! {
     ChildProblems: UnknownChild;
     ExampleProblems: UnknownExample;
     OnnxProblems: UnknownChild Overloaded BuildFailed NoCalibration ShuttingDown;
-    AddProblems: InvalidRequest EmptyBody Unauthorized Forbidden BodyTimeout BodyTooLarge UnsupportedMediaType TooManyChildren
+    AddProblems: InvalidRequest EmptyBody Unauthorized Forbidden BodyTimeout BodyTooLarge UnsupportedMediaType TooManyChildren BeingReplaced
         OutsideSpace Overloaded BuildFailed NoCalibration;
-    RemoveProblems: Unauthorized Forbidden UnknownChild FamilyMember;
+    RemoveProblems: Unauthorized Forbidden UnknownChild FamilyMember BeingReplaced;
     ReadyProblems: NotReady ShuttingDown;
     ReloadProblems: Unauthorized Forbidden ReloadRefused InvalidModel;
     MetricsProblems: ;

@@ -74,6 +74,7 @@ codes! {
     FamilyMember CONFLICT "family_member" "A child of the family cannot be removed";
     TooManyChildren CONFLICT "too_many_children" "The server keeps as many added children as it may";
     ReloadRefused CONFLICT "reload_refused" "The model cannot be replaced now";
+    BeingReplaced CONFLICT "being_replaced" "The model is being replaced";
     BodyTooLarge PAYLOAD_TOO_LARGE "body_too_large" "The body is above the limit";
     ImageTooLarge PAYLOAD_TOO_LARGE "image_too_large" "The image has more pixels than the limit";
     TooManyImages PAYLOAD_TOO_LARGE "too_many_images" "The request has more images than the limit";

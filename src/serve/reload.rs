@@ -1,7 +1,8 @@
 //! Replacing the model under traffic: the new one is opened, checked and warmed beside the old, then takes over in one step.
 //!
 //! Whoever asks meanwhile, and whatever is in flight at that step, is answered by the old one. One that cannot be opened, or lacks a
-//! child that it should have, changes nothing.
+//! child that it should have, changes nothing. Children are neither added nor removed meanwhile: the new one has read already which
+//! there are, and what it has not read would be lost.
 
 use std::error::Error;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{FromRef, State};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard};
 
 use super::AppState;
 use super::auth::Admin;
@@ -34,6 +35,8 @@ struct Serving {
     opener: Option<Opener>,
     /// Held while a model is being replaced.
     replacing: Mutex<()>,
+    /// Shared by those that add and remove children; held alone while a model is being replaced.
+    changing: Arc<tokio::sync::RwLock<()>>,
     /// What is being warmed up to replace it.
     successor: RwLock<Option<Engine>>,
 }
@@ -60,7 +63,8 @@ impl Server {
     }
 
     fn with(state: AppState, opener: Option<Opener>) -> Self {
-        Self(Arc::new(Serving { current: RwLock::new(state), opener, replacing: Mutex::default(), successor: RwLock::default() }))
+        let (replacing, changing, successor) = (Mutex::default(), Arc::default(), RwLock::default());
+        Self(Arc::new(Serving { current: RwLock::new(state), opener, replacing, changing, successor }))
     }
 
     /// What serves at the moment.
@@ -69,7 +73,18 @@ impl Server {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the model, and returns what serves from then on.
+    /// What serves, and goes on serving until the other part is dropped: for who adds or removes children.
+    ///
+    /// # Errors
+    /// A problem where a model is being replaced.
+    pub(super) fn change(&self) -> Result<(AppState, OwnedRwLockReadGuard<()>), ApiError> {
+        let replaced =
+            |_| ApiError::new(Code::BeingReplaced, "children are neither added nor removed meanwhile; ask again when that is done");
+        let guard = Arc::clone(&self.0.changing).try_read_owned().map_err(replaced)?;
+        Ok((self.state(), guard))
+    }
+
+    /// Replaces the model, and returns what serves from then on. Waits for children that are being added.
     ///
     /// # Errors
     /// A problem where a replacement is under way, or the new model does not work.
@@ -91,6 +106,7 @@ impl Server {
         let Ok(_alone) = self.0.replacing.try_lock() else {
             return Err(ApiError::new(Code::ReloadRefused, "a model is being replaced already; ask again when that is done"));
         };
+        let _unchanged = self.0.changing.write().await;
         let begin = Instant::now();
         let opened = tokio::task::spawn_blocking(move || opener()).await.map_err(ApiError::internal)?;
         let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;

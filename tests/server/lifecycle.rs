@@ -65,6 +65,22 @@ fn a_restart_finds_what_was_built_and_is_ready_at_once() {
     assert_eq!(second.metric("bignas_child_builds_total{outcome=\"ok\"}"), 0.0);
 }
 
+/// What is known of children that are no longer there is not enough to be ready.
+#[test]
+fn a_restart_builds_what_is_gone_before_it_is_ready() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let first = Server::start_with_cache(model.path(), cache.path(), &[]);
+    first.wait_until_ready();
+    first.signal("-TERM");
+    assert!(first.wait().success());
+    std::fs::remove_dir_all(cache.path().join("built")).unwrap();
+    let second = Server::start_with_cache(model.path(), cache.path(), &[]);
+    second.wait_until_ready();
+    let children = second.get("/children").json();
+    let states: Vec<&str> = children["children"].as_array().unwrap().iter().map(|child| child["state"].as_str().unwrap()).collect();
+    assert!(states.iter().all(|state| *state != "unbuilt"), "{states:?}");
+}
+
 #[test]
 fn fifty_first_requests_over_http_build_once() {
     let model = TestModel::new();
