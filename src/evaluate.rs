@@ -20,6 +20,8 @@ pub struct Tally {
     pub predictions: Vec<usize>,
     /// Whether that was the label, image by image.
     pub correct: Vec<bool>,
+    /// Which images of a data set they are, where they come from one.
+    pub indices: Vec<usize>,
 }
 
 /// How much more accurate one network is than another on the same images.

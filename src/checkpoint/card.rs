@@ -40,7 +40,7 @@ pub struct ModelCard {
     /// The statistics that ship with the family, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<ShippedStatistics>,
-    /// How the weights came about; free-form.
+    /// How the weights came about; free-form, but for `augment`, the changes to images that recalibration repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<serde_json::Value>,
 }

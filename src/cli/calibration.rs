@@ -31,18 +31,18 @@ pub(super) struct CalibrationArgs {
 #[derive(Debug, Clone, Args)]
 pub(super) struct Sampling {
     /// How many images to draw from a folder
-    #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, requires = "calibration", value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     calibration_images: u32,
     /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64, if not given
     #[arg(long, env = "BIGNAS_CALIBRATION_BATCH", value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     calibration_batch: Option<u16>,
     /// Seed of the draw
-    #[arg(long, env = "BIGNAS_CALIBRATION_SEED", default_value_t = 0, requires = "calibration", value_name = "SEED")]
+    #[arg(long, env = "BIGNAS_CALIBRATION_SEED", default_value_t = 0, value_name = "SEED")]
     calibration_seed: u64,
 }
 
 /// Images in a batch of the recalibration, where nothing is said.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
 
 /// A folder's unreadable images are left out, up to one in this many of those drawn.
 const CORRUPT_SHARE: usize = 20;
@@ -65,23 +65,23 @@ impl CalibrationArgs {
         Ok(Recalibration { images, batches, seed, told })
     }
 
-    /// The images that the command line names, if any, and the size of their batches: as told, else the model's.
-    pub(super) fn given(&self, card: &ModelCard) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
-        let Some(path) = &self.calibration else {
-            ensure!(
-                self.sampling.calibration_batch.is_none(),
-                "--calibration-batch needs --calibration: a server takes the model's own images in batches of their own"
-            );
-            return Ok(None);
+    /// What the command line says of the images, if anything: those that it names, or the model's own, in batches as told, else of the
+    /// model's size.
+    pub(super) fn given(&self, model: &Model) -> anyhow::Result<Option<(CalibrationSet, usize)>> {
+        let card = &model.card;
+        let images = match (&self.calibration, self.sampling.batch()) {
+            (Some(path), _) => Some(self.sampling.read(path, &card.preprocessing, &card.augment())?),
+            (None, Some(_)) => model.calibration_images()?,
+            (None, None) => None,
         };
-        let (images, batch, _) = self.sampling.draft(path, &card.preprocessing, &card.augment(), usual_batch(card))?;
-        Ok(Some((images, batch)))
+        images.map(|images| self.sampling.grouped(images, usual_batch(card))).transpose()
     }
 }
 
 /// Images in a batch for children of a model where the command line says nothing.
 fn usual_batch(card: &ModelCard) -> usize {
-    card.calibration.as_ref().map_or(BATCH, |own| own.batch)
+    let images = card.calibration.as_ref().map(|own| own.batch);
+    images.or(card.statistics.as_ref().map(|own| own.batch)).unwrap_or(BATCH)
 }
 
 /// Where the statistics of children come from.
@@ -136,22 +136,26 @@ impl Sampling {
         self.calibration_batch.map(usize::from)
     }
 
-    /// Images, the size of their batches (as told, else `usual` or what there is), and the seed of the draw.
+    /// Images, the size of their batches, and the seed of the draw.
     pub(super) fn draft(
         &self,
         path: &Path,
         preprocessing: &Preprocessing,
         augment: &Augment,
-        usual: usize,
     ) -> anyhow::Result<(CalibrationSet, usize, u64)> {
-        let images = self.read(path, preprocessing, augment)?;
+        let (images, batch) = self.grouped(self.read(path, preprocessing, augment)?, BATCH)?;
+        Ok((images, batch, self.calibration_seed))
+    }
+
+    /// `images` and the size of their batches: as told, else `usual`, or as many as there are.
+    fn grouped(&self, images: CalibrationSet, usual: usize) -> anyhow::Result<(CalibrationSet, usize)> {
         let batch = self.batch().unwrap_or(usual.min(images.count()));
         ensure!(
             batch <= images.count(),
             "{} calibration images do not fill a batch of {batch}: give a smaller --calibration-batch, or more images",
             images.count()
         );
-        Ok((images, batch, self.calibration_seed))
+        Ok((images, batch))
     }
 
     /// Reads a file as it is, or draws from a folder.

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use super::calibration::CalibrationArgs;
 use super::common::{RuntimeArgs, find_child, open_images, progress_bar, tell_skipped};
 use crate::checkpoint::Model;
-use crate::data::{Augment, BatchPlan, Batches, ImageSet, Mode, PatchSet, Source, Split};
+use crate::data::{Augment, BatchPlan, Batches, Mode, PatchSet, Source, Split};
 use crate::evaluate::Tally;
 use crate::files::write_atomically;
 use crate::onnx::Input;
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let macs = Plan::new(&model.card.space, child, model.card.labels.len()).cost().macs.millions();
         let (top1, top5) = (100.0 * tally.accuracy(), 100.0 * tally.top5_accuracy());
         println!("{:>16} {macs:>10.2} {:>6} {top1:>8.2} {top5:>8.2} {:>8}", child.id(), child.resolution(), tally.images);
-        predictions.insert(child.id().to_string(), by_image(&source.images, &tally.predictions));
+        predictions.insert(child.id().to_string(), by_image(source.images.len(), &tally));
     }
     if let Some(path) = &args.predictions {
         write_atomically(path, &serde_json::to_vec(&predictions)?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -86,10 +86,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The predicted classes, one an image: null for an image that was skipped.
-fn by_image(images: &ImageSet, predictions: &[usize]) -> serde_json::Value {
-    let mut predictions = predictions.iter();
-    (0..images.len()).map(|index| if images.is_skipped(index) { None } else { predictions.next().copied() }).collect()
+/// The predicted classes of `count` images, one an image: null for one that was skipped.
+fn by_image(count: usize, tally: &Tally) -> serde_json::Value {
+    let mut classes = vec![None; count];
+    for (&index, &class) in tally.indices.iter().zip(&tally.predictions) {
+        classes[index] = Some(class);
+    }
+    classes.into()
 }
 
 fn children(model: &Model, named: &[String]) -> anyhow::Result<Vec<Child>> {
@@ -111,6 +114,7 @@ pub(super) fn evaluate(network: &mut Network, source: &Arc<Source>, batch_size: 
         let patches = PatchSet { size, channels, count: batch.labels.len(), data: batch.images };
         if patches.count > 0 {
             tally.add(network, &patches, &batch.labels, preprocessing)?;
+            tally.indices.extend(batch.indices);
         }
         bar.inc(patches.count as u64);
         bar.set_message(format!("top-1 {:.2} %", 100.0 * tally.accuracy()));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::calibration::{BATCH, Sampling};
+use super::calibration::Sampling;
 use super::common::Replace;
 use super::shell::path_word;
 use crate::data::Augment;
@@ -48,7 +48,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     args.replace.check(&args.output)?;
     let weights = read_weights(&args.checkpoint)?;
     println!("{}: all tensors of the {} supernet, of the right shapes", args.checkpoint.display(), source.name());
-    let calibration = args.sampling.draft(&args.calibration, &source.preprocessing(), &Augment::NONE, BATCH)?;
+    let calibration = args.sampling.draft(&args.calibration, &source.preprocessing(), &Augment::NONE)?;
     let (images, batch) = (calibration.0.count(), calibration.1);
     let model = write_model(&args.output, &args.replace.replaces(None), source, &args.checkpoint, weights, calibration)?;
     let (directory, children) = (args.output.display(), model.family.members.len());

@@ -74,6 +74,6 @@ fn start_engine(model: &Path, options: EngineOptions, calibration: &CalibrationA
     tracing::info!(device = %runtime.device(), runtime = runtime.build_info(), "networks run here");
     // Where a link is turned to another directory, what was opened stays what it was.
     let model = Model::open(&model.canonicalize().unwrap_or_else(|_| model.to_owned()))?;
-    let calibration = calibration.given(&model.card)?;
+    let calibration = calibration.given(&model)?;
     Ok(Engine::start(model, runtime, metrics, options, calibration)?)
 }

@@ -63,6 +63,8 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// `[N]`: indices of the classes.
     pub labels: Vec<i64>,
+    /// `[N]`: which images of the data set they are.
+    pub indices: Vec<usize>,
 }
 
 /// The batches of one epoch, in order. Ends after the first error. Dropping it stops the threads.
@@ -175,7 +177,7 @@ fn produce(
 }
 
 fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, DataError> {
-    let mut batch = Batch { images: Vec::new(), labels: Vec::with_capacity(indices.len()) };
+    let mut batch = Batch { images: Vec::new(), labels: Vec::with_capacity(indices.len()), indices: Vec::with_capacity(indices.len()) };
     for &index in indices {
         let found = match plan.mode {
             Mode::Training => Some(next_readable(&source.images, index)?),
@@ -196,6 +198,7 @@ fn make(source: &Source, plan: &BatchPlan, indices: &[usize]) -> Result<Batch, D
             append_planar(&patch, &mut batch.images);
         }
         batch.labels.push(source.images.label(index).unwrap_or_default() as i64);
+        batch.indices.push(index);
     }
     Ok(batch)
 }

@@ -298,11 +298,6 @@ impl ImageSet {
         Ok(None)
     }
 
-    /// Whether [`Self::pixels_or_skip`] skipped image `index`.
-    pub fn is_skipped(&self, index: usize) -> bool {
-        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&index)
-    }
-
     /// The files that [`Self::pixels_or_skip`] skipped so far, in the order of their indices.
     pub fn skipped(&self) -> Vec<PathBuf> {
         self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

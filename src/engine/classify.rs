@@ -50,7 +50,7 @@ impl Engine {
         let (children, budget) = (self.statuses(), self.effective(budget));
         let mut room = vec![resolve::resolve(&children, &budget)?.clone()];
         for child in resolve::within(&children, &budget) {
-            if is_faster(child, &room[room.len() - 1]) && child.accuracy.is_some() {
+            if room.iter().all(|before| is_faster(child, before)) && child.accuracy.is_some() {
                 room.push(child.clone());
             }
         }

@@ -224,9 +224,9 @@ impl Inner {
         })
     }
 
-    /// What a child takes in memory, before it is there: a graph is hardly more than its weights.
+    /// What a child takes in memory, before it is there.
     pub(super) fn expected_bytes(&self, known: &Known) -> u64 {
-        bytes_in_sessions(4 * known.cost.params.total(), self.pool.runs())
+        bytes_in_sessions(graph_bytes(known), self.pool.runs())
     }
 
     /// How long it will take to get a child into memory, by what that took before; none before the first time, nor where it takes longer
@@ -310,4 +310,9 @@ impl Inner {
             }
         }
     }
+}
+
+/// The bytes of a child's graph, before there is one: hardly more than its weights.
+pub(super) fn graph_bytes(known: &Known) -> u64 {
+    4 * known.cost.params.total()
 }

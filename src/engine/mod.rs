@@ -134,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// Whether every latency that can be measured at start has been.
+    /// Whether every child that can be built and measured at start has been.
     #[must_use]
     pub fn ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire)
@@ -210,9 +210,8 @@ impl Engine {
         let child = self.inner.registry.check(choices)?;
         let id = child.id();
         // Listed first, so that the limit holds however many are added at once.
-        let is_new = self.inner.registry.insert(child)?;
-        let is_being_added = || self.inner.registry.get(id).is_some_and(|known| known.added) && !self.inner.measured(id);
-        if is_new || is_being_added() {
+        let is_new = self.inner.registry.insert(child, false)?;
+        if self.inner.registry.get(id).is_some_and(|known| !known.settled) {
             let built = match self.load(id).await {
                 Ok(_) => self.inner.measure(id).await,
                 Err(ClassifyError::Build(error)) => Err(error),
@@ -222,14 +221,11 @@ impl Engine {
                 if is_new {
                     // It may have been removed by its client meanwhile.
                     let _ = self.inner.registry.remove(id);
-                    // Whoever changed the list meanwhile has saved it with this child.
-                    self.inner.registry.save();
                 }
                 return Err(error.into());
             }
-            if is_new {
-                self.inner.registry.save();
-            }
+            self.inner.registry.settle(id);
+            self.inner.registry.save();
         }
         let status = self.child(id).ok_or(AddError::Build(BuildError::Lost(id)))?;
         Ok(Added { status, is_new })

@@ -17,6 +17,8 @@ pub(super) struct Known {
     pub(super) accuracy: Option<f64>,
     pub(super) accuracy_source: Option<Arc<AccuracySource>>,
     pub(super) added: bool,
+    /// Whether it was built and measured once, as all are that are remembered; not where a client is adding it.
+    pub(super) settled: bool,
 }
 
 /// All known children, cheapest first. Added ones survive a restart where the disk allows it.
@@ -48,7 +50,7 @@ impl Registry {
             max_added,
         };
         for choices in read(&registry.file) {
-            if let Err(error) = registry.check(choices).and_then(|child| registry.insert(child)) {
+            if let Err(error) = registry.check(choices).and_then(|child| registry.insert(child, true)) {
                 tracing::warn!(%error, "a child added before cannot be kept");
             }
         }
@@ -61,7 +63,7 @@ impl Registry {
     }
 
     /// Adds a child; one that is known already is left as it is. Returns whether it is new.
-    pub(super) fn insert(&self, child: Child) -> Result<bool, AddError> {
+    pub(super) fn insert(&self, child: Child, settled: bool) -> Result<bool, AddError> {
         let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if all.iter().any(|known| known.child.id() == child.id()) {
             return Ok(false);
@@ -71,8 +73,14 @@ impl Registry {
         }
         let cost = Plan::new(&self.space, &child, self.classes).cost();
         let at = all.partition_point(|known| known.cost.macs.total() <= cost.macs.total());
-        all.insert(at, Known { child: Arc::new(child), cost, accuracy: None, accuracy_source: None, added: true });
+        all.insert(at, Known { child: Arc::new(child), cost, accuracy: None, accuracy_source: None, added: true, settled });
         Ok(true)
+    }
+
+    /// A child that was added is there to stay.
+    pub(super) fn settle(&self, id: ChildId) {
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        all.iter_mut().filter(|known| known.child.id() == id).for_each(|known| known.settled = true);
     }
 
     /// Removes an added child.
@@ -100,7 +108,8 @@ impl Registry {
     /// Writes the added children to disk; where that fails, they are forgotten at the next start.
     pub(super) fn save(&self) {
         let _in_order = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let added: Vec<Choices> = self.all().iter().filter(|known| known.added).map(|known| known.child.choices().clone()).collect();
+        let added: Vec<Choices> =
+            self.all().iter().filter(|known| known.added && known.settled).map(|known| known.child.choices().clone()).collect();
         let directory = self.file.parent().unwrap_or(Path::new("."));
         let written = std::fs::create_dir_all(directory)
             .and_then(|()| Ok(serde_json::to_vec_pretty(&added)?))
@@ -118,12 +127,12 @@ fn read(file: &Path) -> Vec<Choices> {
         read => read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)),
     };
     read.unwrap_or_else(|error| {
-        tracing::warn!(file = %file.display(), %error, "the children added before cannot be read; the next one that is added replaces them");
+        tracing::warn!(file = %file.display(), %error, "the children added before cannot be read; the next change to them replaces the file");
         Vec::new()
     })
 }
 
 fn known(model: &Model, child: Child, accuracy: Option<f64>, accuracy_source: Option<Arc<AccuracySource>>, added: bool) -> Known {
     let cost = Plan::new(&model.card.space, &child, model.card.labels.len()).cost();
-    Known { child: Arc::new(child), cost, accuracy, accuracy_source, added }
+    Known { child: Arc::new(child), cost, accuracy, accuracy_source, added, settled: true }
 }

@@ -62,6 +62,12 @@ impl Store {
         self.keys().contains(key)
     }
 
+    /// Whether so many bytes fit beside what is there.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.bytes() + bytes <= self.limit_bytes
+    }
+
     /// Reads a built child. What is damaged is removed and counts as absent: it will be built again.
     #[must_use]
     pub fn read(&self, key: &str) -> Option<(Vec<u8>, Receipt)> {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::build::BuildError;
 use super::layout::Layout;
+use super::loading::graph_bytes;
 use super::options::cores;
+use super::registry::Known;
 use super::{Engine, Inner};
 use crate::runtime::{LatencyTable, Profile};
-use crate::space::{Child, ChildId};
 
 /// How long to wait before asking again where clients fill the build queue.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -17,7 +18,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 impl Engine {
     /// Starts the warm-up on a thread of its own; without anything to build or measure, the engine is ready at once.
     pub(super) fn start_warm_up(&self) -> std::io::Result<()> {
-        let warm = self.inner.registry.all().iter().all(|known| self.inner.is_warm(known.child.id()));
+        let warm = self.inner.registry.all().iter().all(|known| self.inner.is_warm(known));
         if warm || !self.inner.options.warm_up {
             self.inner.ready.store(true, Ordering::Release);
             return Ok(());
@@ -47,9 +48,12 @@ impl Engine {
 }
 
 impl Inner {
-    /// Whether a child is built and measured.
-    fn is_warm(&self, id: ChildId) -> bool {
-        self.measured(id) && (self.cache.contains(id) || self.on_disk_only(id))
+    /// Whether a child is measured, and built as far as there is room for it on disk: to build at every start what has to make room for
+    /// others is work for nothing.
+    fn is_warm(&self, known: &Known) -> bool {
+        let id = known.child.id();
+        let is_built = || self.cache.contains(id) || self.on_disk_only(id);
+        self.measured(id) && (is_built() || !self.builder.store.has_room(graph_bytes(known)))
     }
 
     async fn warm_up(self: Arc<Self>) {
@@ -57,7 +61,7 @@ impl Inner {
         let children = self.registry.all();
         for known in &children {
             // A load that fails says so; who names the child gets the error, and the others are served.
-            let _ = self.warm_up_child(&known.child).await;
+            let _ = self.warm_up_child(known).await;
             if self.draining.load(Ordering::Acquire) {
                 return;
             }
@@ -67,8 +71,9 @@ impl Inner {
         tracing::info!(children = children.len(), seconds = begin.elapsed().as_secs_f64(), "the family is built and measured");
     }
 
-    async fn warm_up_child(self: &Arc<Self>, child: &Arc<Child>) -> Result<(), BuildError> {
-        if self.is_warm(child.id()) {
+    async fn warm_up_child(self: &Arc<Self>, known: &Known) -> Result<(), BuildError> {
+        let child = &known.child;
+        if self.is_warm(known) {
             return Ok(());
         }
         loop {

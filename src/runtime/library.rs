@@ -25,7 +25,7 @@ pub enum RuntimeError {
     #[error("ONNX Runtime is out of memory")]
     Stop(#[source] ort::Error),
     /// There is no library at the path.
-    #[error("no ONNX Runtime at {}: set ORT_DYLIB_PATH to a libonnxruntime.so, or unset it and run `make fetch`", .0.display())]
+    #[error("no ONNX Runtime at {}: name a libonnxruntime.so (--onnxruntime, ORT_DYLIB_PATH), or neither and run `make fetch`", .0.display())]
     Missing(PathBuf),
     /// The file is not a usable library.
     #[error("{} is not a usable ONNX Runtime: version 1.31 or newer is needed", path.display())]

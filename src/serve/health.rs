@@ -22,7 +22,7 @@ pub(super) async fn healthz() -> Json<Health> {
 
 /// Should requests be sent here?
 ///
-/// Not before the children's latencies on this device are known, and not once the server is shutting down; the problem's code
+/// Not before the children are built and their latencies on this device known, and not once the server is shutting down; the problem's code
 /// says which. Requests are answered in both cases nevertheless.
 #[utoipa::path(
     get,

@@ -77,7 +77,7 @@ impl Layout {
     fn block(&mut self, space: &SearchSpace, stage: &Stage, name: &str, inputs: &[usize], layer: usize) {
         let most = |values: &[usize]| values.iter().copied().max().unwrap_or(0);
         let (c_in, c_out) = (most(inputs), most(&stage.channels));
-        let expanded = space.expanded(c_in, most(&stage.expansion));
+        let expanded = space.block_width(c_in, most(&stage.expansion));
         if most(&stage.expansion) > 1 {
             self.conv_norm(&format!("{name}.expand"), [expanded, c_in, 1], Init::Gamma);
         }

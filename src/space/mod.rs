@@ -224,12 +224,14 @@ impl SearchSpace {
         sha256(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Width after a block's expansion, for `channels` input channels. A ratio of 1 expands nothing, so that no divisor rounds it.
+    /// Width of a convolution that expands `channels` input channels.
     pub(crate) fn expanded(&self, channels: usize, expansion: usize) -> usize {
-        match expansion {
-            1 => channels,
-            _ => make_divisible((channels * expansion) as f64, self.expansion_divisor),
-        }
+        make_divisible((channels * expansion) as f64, self.expansion_divisor)
+    }
+
+    /// Width of a block after its expansion. With a ratio of 1 it has none, so that no divisor rounds it.
+    pub(crate) fn block_width(&self, channels: usize, expansion: usize) -> usize {
+        if expansion > 1 { self.expanded(channels, expansion) } else { channels }
     }
 
     /// Whether the shortcut rule gives every block a skip connection.

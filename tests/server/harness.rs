@@ -105,6 +105,18 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Waits so long for the process to end by itself.
+    pub fn wait_at_most(mut self, limit: Duration) -> std::process::ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < limit, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits for the process to end by itself.
     pub fn wait(mut self) -> std::process::ExitStatus {
         self.process.wait().unwrap()

@@ -44,11 +44,20 @@ fn a_missing_onnx_runtime_says_how_to_get_it() {
     assert!(!success && message.contains("absent.so") && message.contains("make fetch"), "{message}");
 }
 
+/// Batches of another size give other statistics, also of the model's own images.
 #[test]
-fn a_batch_without_images_is_refused_instead_of_ignored() {
+fn batches_are_as_the_server_is_told() {
     let model = TestModel::new();
-    let (message, success) = refusal(model.path(), &["--calibration-batch", "8"]);
-    assert!(!success && message.contains("--calibration-batch needs --calibration"), "{message}");
+    let (message, success) = refusal(model.path(), &["--calibration-batch", "33"]);
+    assert!(!success && message.contains("32 calibration images do not fill a batch of 33"), "{message}");
+    let graph = |flags: &[&str]| {
+        let server = Server::start(model.path(), &[&["--warm-up", "false"], flags].concat());
+        let children = server.get("/children").json();
+        server.get(&format!("/children/{}/model.onnx", children["children"][0]["id"].as_str().unwrap())).body
+    };
+    let own = graph(&[]);
+    assert_eq!(graph(&["--calibration-batch", "16"]), own, "the model's");
+    assert_ne!(graph(&["--calibration-batch", "8"]), own);
 }
 
 #[test]
@@ -130,7 +139,7 @@ fn a_second_signal_ends_the_server_at_once() {
         std::thread::sleep(Duration::from_millis(1));
     }
     server.signal("-INT");
-    assert!(server.wait().success());
+    assert!(server.wait_at_most(Duration::from_secs(60)).success());
 }
 
 /// As behind a load balancer: whoever asks goes on until readiness says no, and nobody is cut off.

@@ -53,6 +53,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut counts = args.images.clone();
     counts.sort_unstable();
     counts.dedup();
+    for &count in &counts {
+        lab.check_calibration(count as usize)?;
+    }
     let most = counts.last().copied().unwrap_or_default() as usize;
     let biggest = lab.statistics(&lab.model.card.space.biggest(), &lab.calibration(most, &lab.model.card.augment())?)?;
     let mut rows = Vec::new();

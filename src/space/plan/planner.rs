@@ -38,7 +38,7 @@ impl Planner<'_> {
     /// The block of `stage` in its place.
     pub(super) fn block(&self, stage: &Stage, shape: BlockShape) -> BlockPlan {
         let BlockShape { name, c_in, c_out, kernel, expansion, stride, size } = shape;
-        let expanded = self.space.expanded(c_in, expansion);
+        let expanded = self.space.block_width(c_in, expansion);
         let expand = (expansion > 1).then(|| self.conv(&format!("{name}.expand"), Role::Convolution, (c_in, expanded), 1, 1, size));
         let depthwise = self.conv(&format!("{name}.depthwise"), Role::Depthwise, (expanded, expanded), kernel, stride, size);
         let project = self.conv(&format!("{name}.project"), Role::Convolution, (expanded, c_out), 1, 1, depthwise.size_out);
