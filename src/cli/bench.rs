@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// Windows at most; a closed loop ends as soon as the last three agree
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     windows: u32,
+    /// Seconds that an answer is waited for; a server without answers does not hold up the end
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    timeout_s: u32,
     /// Seed of the times of an open loop
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -119,7 +122,8 @@ fn load(args: &Args) -> anyhow::Result<Load> {
     ensure!(sensible, "--rate {rate} and --cv2 {} must be above 0", args.cv2);
     let asks = args.ask.iter().map(with_deadline).collect();
     let (target, path) = (args.url.parse::<Target>()?, args.path.parse::<load::Path>()?);
-    Ok(Load { target, path, mode, images: images.collect::<anyhow::Result<_>>()?, asks, seed: args.seed })
+    let (images, timeout) = (images.collect::<anyhow::Result<_>>()?, Duration::from_secs(args.timeout_s.into()));
+    Ok(Load { target, path, mode, images, asks, seed: args.seed, timeout })
 }
 
 /// Warms up, then drives the load for as many windows as it takes.

@@ -52,6 +52,8 @@ pub struct Load {
     pub asks: Vec<String>,
     /// Seed of the times of an open loop.
     pub seed: u64,
+    /// How long an answer is waited for; after that there is none.
+    pub timeout: Duration,
 }
 
 /// Connections that are free: open ones, and places for more.
@@ -198,7 +200,7 @@ fn turn(number: u64, asks: usize, images: usize) -> (usize, usize) {
     ((number % asks) as usize, (number / asks % images) as usize)
 }
 
-/// Sends request `number`, which was due `due` after `start`; a connection that breaks is dropped.
+/// Sends request `number`, which was due `due` after `start`; a connection that breaks, or waits in vain, is dropped.
 async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, start: Instant, due: Duration) -> Outcome {
     let (ask, image) = turn(number, load.asks.len(), load.images.len());
     let (ask, image) = (&load.asks[ask], load.images[image].clone());
@@ -211,7 +213,7 @@ async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, sta
         *connection = Some(open);
         Ok::<_, ClientError>(reply)
     };
-    let reply = reply.await.ok();
+    let reply = tokio::time::timeout(load.timeout, reply).await.ok().and_then(Result::ok);
     Outcome { due, latency: start.elapsed() - due, deadline: deadline_of(ask), reply }
 }
 

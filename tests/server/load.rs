@@ -60,6 +60,22 @@ fn loads_of_every_kind_are_measured() {
     assert!(report["summary"]["refusal_p99_ms"].as_f64() > Some(0.0));
 }
 
+/// The system takes connections for it, and that is all.
+#[test]
+fn a_server_that_never_answers_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    for flags in [&["--windows", "3"][..], &["--windows", "1", "--arrivals", "poisson", "--rate", "5"]] {
+        let output = bench(&url, directory.path(), &[&["--timeout-s", "1", "--connections", "1"], flags].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();
+        let summary = &report["summary"];
+        assert!(summary["requests"].as_u64() >= Some(1) && summary["throughput"] == 0.0, "{summary}");
+    }
+}
+
 /// As the file of `--requests` tells it: in order, and no answer was there before its network had run.
 fn each_request_is_told(csv: &str, requests: u64) {
     let mut lines = csv.lines();
