@@ -42,7 +42,11 @@ struct Reply {
 
 impl Server {
     fn start(flags: &[&str]) -> Self {
-        let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+        Self::start_with(TestModel::new(), tempfile::tempdir().unwrap(), flags)
+    }
+
+    /// One that finds what is in `cache`.
+    fn start_with(model: TestModel, cache: tempfile::TempDir, flags: &[&str]) -> Self {
         let fixed = ["test", "--cache-dir", cache.path().to_str().unwrap(), "--workers", "2"];
         let warm_up: &[&str] = if flags.contains(&"--warm-up") { &[] } else { &["--warm-up", "false"] };
         let flags = Flags::parse_from(fixed.iter().chain(warm_up).chain(flags));
@@ -349,6 +353,19 @@ async fn a_deadline_is_kept_or_refused() {
     assert_eq!((reply.status.as_u16(), reply.problem().as_str()), (504, "deadline_exceeded"));
     let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
     assert!(metrics.contains("bignas_shed_total{reason=\"deadline\"} 1"), "{metrics}");
+}
+
+/// The server answers nobody later than its own limit: who asks for longer has no place behind everyone else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_beyond_the_servers_limit_counts_as_that() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    common::measure(&model, cache.path()).await;
+    common::claim_latencies(cache.path(), |_| 20_000.0);
+    let server = Server::start_with(model, cache, &["--timeout-ms", "10000"]);
+    for deadline_ms in [9_000, 600_000] {
+        let reply = server.classify(&format!("deadline_ms={deadline_ms}")).await;
+        assert_eq!((reply.status.as_u16(), reply.problem().as_str()), (504, "deadline_exceeded"), "{deadline_ms}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

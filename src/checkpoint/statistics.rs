@@ -37,7 +37,8 @@ pub enum StatisticsError {
     },
     /// A layer is missing, or has another number of channels.
     #[error(
-        "the statistics of child {child} have no {channels} finite values for {layer}: restore the file that they come from, or recalibrate the child"
+        "the statistics of child {child} have no {channels} finite values for {layer}: restore the file that they come from, or \
+         recalibrate the child"
     )]
     Layer {
         /// The child.

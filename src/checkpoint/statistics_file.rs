@@ -20,7 +20,8 @@ pub enum StatisticsFileError {
     Statistics(#[from] StatisticsError),
     /// A tensor that no child of the family has.
     #[error(
-        "tensor {0} belongs to no child of the family: family.json and these statistics were not written together, so take both from where they come from"
+        "tensor {0} belongs to no child of the family: family.json and these statistics were not written together; take both from one copy \
+         of the model"
     )]
     Unknown(String),
     /// A tensor that is no list of float32 values.

@@ -1,7 +1,8 @@
 //! What Ctrl-C and SIGTERM do to a training: it ends after its step, saves, and says how to go on.
 //!
 //! A command that was stopped has not done what it was asked for, so that it ends with the status that a shell gives a program that
-//! SIGINT ended: what stands after it in a script (`bignas train … && bignas search …`) does not begin, and a job manager does not take it for done.
+//! SIGINT ended: what stands after it in a script (`bignas train … && bignas search …`) does not begin, and a job manager does not take
+//! it for done.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;

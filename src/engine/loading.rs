@@ -226,7 +226,7 @@ impl Inner {
 
     /// What a child takes in memory, before it is there.
     pub(super) fn expected_bytes(&self, known: &Known) -> u64 {
-        bytes_in_sessions(graph_bytes(known), self.pool.runs())
+        bytes_in_sessions(known.graph_bytes(), self.pool.runs())
     }
 
     /// How long it will take to get a child into memory, by what that took before; none before the first time, nor where it takes longer
@@ -310,9 +310,4 @@ impl Inner {
             }
         }
     }
-}
-
-/// The bytes of a child's graph, before there is one: hardly more than its weights.
-pub(super) fn graph_bytes(known: &Known) -> u64 {
-    4 * known.cost.params.total()
 }

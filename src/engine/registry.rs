@@ -21,6 +21,13 @@ pub(super) struct Known {
     pub(super) settled: bool,
 }
 
+impl Known {
+    /// Bytes of the child's graph, before there is one: hardly more than its weights.
+    pub(super) fn graph_bytes(&self) -> u64 {
+        4 * self.cost.params.total()
+    }
+}
+
 /// All known children, cheapest first. Added ones survive a restart where the disk allows it.
 #[derive(Debug)]
 pub(super) struct Registry {

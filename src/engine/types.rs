@@ -145,7 +145,8 @@ pub enum ResolveError {
     },
     /// A latency budget, but no latency has been measured yet.
     #[error(
-        "no latency on this device has been measured yet: wait until /readyz says yes, or give the budget in mflops, which also measures the child that answers"
+        "no latency on this device has been measured yet: wait until /readyz says yes, or give the budget in mflops, \
+         which also measures the child that answers"
     )]
     Unmeasured,
 }

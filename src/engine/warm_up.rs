@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::build::BuildError;
 use super::layout::Layout;
-use super::loading::graph_bytes;
 use super::options::cores;
 use super::registry::Known;
 use super::{Engine, Inner};
@@ -53,7 +52,7 @@ impl Inner {
     fn is_warm(&self, known: &Known) -> bool {
         let id = known.child.id();
         let is_built = || self.cache.contains(id) || self.on_disk_only(id);
-        self.measured(id) && (is_built() || !self.builder.store.has_room(graph_bytes(known)))
+        self.measured(id) && (is_built() || !self.builder.store.has_room(known.graph_bytes()))
     }
 
     async fn warm_up(self: Arc<Self>) {
