@@ -122,9 +122,11 @@ bench-serving: build ## Compare serving with FastAPI, LitServe, BentoML and MLSe
 	@$(onnxruntime) $(PYTHON) -B bench/serving.py $(TARGET)/release/bignas $(TARGET)/release/examples/in_process
 
 bench-load: build ## Measure serving under load: queueing, overload, bursts, builds, hostile clients, memory, panics, soak (PHOTO=FILE)
+	@test -f "$(PHOTO)" || { echo "error: name a photograph to send: make bench-load PHOTO=FILE" >&2; exit 2; }
 	@$(onnxruntime) $(PYTHON) -B bench/under_load.py $(TARGET)/release/bignas --photo "$(PHOTO)" --output runs/load
 
 bench-train: build-train ## Compare training with eager PyTorch (PYTORCH=an interpreter with torch 2.13.0)
+	@"$(PYTORCH)" -c "import torch" || { echo "error: name an interpreter with torch: make bench-train PYTORCH=PYTHON" >&2; exit 2; }
 	@$(PYTHON) -B bench/training.py $(TRAIN_BIN) "$(PYTORCH)"
 
 fetch: ## Fetch ONNX Runtime, libtorch and Fashion-MNIST into the per-user cache

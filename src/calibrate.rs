@@ -72,8 +72,8 @@ pub enum CalibrateError {
     /// Somebody wanted it to stop.
     #[error("the recalibration was stopped")]
     Stopped,
-    /// The measured statistics are unusable, for example not finite.
-    #[error(transparent)]
+    /// The measured statistics are unusable: not finite.
+    #[error("these images bring the network beyond what float32 holds: use images like those it was trained on, or train it again")]
     Statistics(#[from] StatisticsError),
 }
 

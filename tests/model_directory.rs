@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use bignas::checkpoint::{Draft, GammaInit, Model, Replaces, Weights};
+use bignas::checkpoint::{Draft, GammaInit, Model, Replaces, Tensor, Weights};
 use bignas::space::layout;
 use common::TestModel;
 
@@ -148,6 +149,23 @@ fn a_model_made_anew_keeps_only_what_is_still_true() {
     }
 }
 
+/// Who was told to replace a model gets one that opens, also where the family that lies there no longer does.
+#[test]
+fn a_damaged_family_goes_where_it_may() {
+    for file in ["family.json", "statistics.safetensors"] {
+        let model = TestModel::new();
+        model.ship_statistics_instead_of_images();
+        let before = model.open();
+        truncate(&model.path().join(file));
+        let create = |replaces| Model::create(model.path(), draft(&before), before.weights.clone(), &replaces);
+        let error = create(Replaces::Own(Some(before.card.weights_sha256.clone()))).unwrap_err();
+        assert!(error.to_string().contains(file), "{error}");
+        create(Replaces::Any).unwrap();
+        let after = model.open();
+        assert!(after.family.members.is_empty() && after.statistics.is_empty() && after.weights == before.weights, "{file}");
+    }
+}
+
 /// Who was not told to replace a model replaces its own at most, and no family.
 #[test]
 fn a_model_takes_the_place_of_those_alone_that_may_go() {
@@ -262,6 +280,25 @@ fn weights_with_their_checksum_but_of_another_shape_are_refused_by_tensor() {
     edit_json(&model.path().join("model.json"), |v| v["space"]["head"]["channels"] = vec![128, 200].into());
     let message = refusal(model.path());
     assert!(message.contains("head.conv.weight has shape [160, 40, 1, 1], not [200, 40, 1, 1]"), "{message}");
+}
+
+/// Neither from a file nor into one: a network with such a value answers nothing, and says so late or never.
+#[test]
+fn weights_that_are_not_finite_are_refused_by_tensor() {
+    let model = TestModel::new();
+    let before = model.open();
+    let mut tensors: BTreeMap<String, Tensor> = before.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    tensors.get_mut("classifier.bias").unwrap().data[3] = f32::NAN;
+    let weights = Weights::new(tensors);
+    let problem = "classifier.bias has 1 values that are not finite";
+    let error = Model::create(model.path(), draft(&before), weights.clone(), &Replaces::Any).unwrap_err();
+    assert!(error.to_string().contains(problem), "{error}");
+    assert_eq!(model.open().weights, before.weights);
+
+    let sha256 = weights.write(&model.path().join("weights.safetensors")).unwrap();
+    edit_json(&model.path().join("model.json"), |card| card["weights_sha256"] = sha256.into());
+    let message = refusal(model.path());
+    assert!(message.contains(problem), "{message}");
 }
 
 fn flip_last_byte(path: &Path) {

@@ -75,14 +75,22 @@ fn a_random_model_is_exported_on_images_of_ones_own() {
     CalibrationSet::from(common::noise(2, 224, 3)).write(&here.join("tensor.safetensors")).expect("writes");
     CalibrationSet::from(common::noise(2, 200, 3)).write(&here.join("small.safetensors")).expect("writes");
 
-    let export = ["export", "--model", "model", "--child", "smallest", "-o", "child.onnx"];
-    let cases: [(&[&str], bool, &str); 6] = [
-        (&["--calibration", "photos", "--calibration-batch", "2"], true, "recalibrated on 2 images"),
-        (&["--calibration", "tensor.safetensors", "--calibration-batch", "1"], true, "recalibrated on 2 images"),
-        (&["--input", "crop"], true, "recalibrated on 2 images"),
-        (&["--calibration", "photos", "--calibration-batch", "4"], false, "3 calibration images do not fill one batch of 4"),
-        (&["--calibration", "small.safetensors"], false, "the images are [3, 200, 200], but the model's crop is [3, 224, 224]"),
-        (&["--calibration", "model"], false, "holds no image file"),
+    std::os::unix::fs::symlink(common::library(), here.join("linked-here.so")).expect("links");
+
+    let export = ["export", "--model", "model", "--child", "smallest", "-o"];
+    let cases: [(&[&str], bool, &str); 8] = [
+        (&["child.onnx", "--calibration", "photos", "--calibration-batch", "2"], true, "recalibrated on 2 images"),
+        (&["child.onnx", "--onnxruntime", "linked-here.so"], true, "recalibrated on 2 images"),
+        (&["child.onnx", "--calibration", "tensor.safetensors", "--calibration-batch", "1"], true, "recalibrated on 2 images"),
+        (&["child.onnx", "--input", "crop"], true, "recalibrated on 2 images"),
+        (&["child.onnx", "--calibration", "photos", "--calibration-batch", "4"], false, "3 calibration images do not fill one batch of 4"),
+        (
+            &["child.onnx", "--calibration", "small.safetensors"],
+            false,
+            "the images are [3, 200, 200], but the model's crop is [3, 224, 224]",
+        ),
+        (&["child.onnx", "--calibration", "model"], false, "holds no image file"),
+        (&["absent/child.onnx"], false, "there is no directory absent to write absent/child.onnx into"),
     ];
     for (flags, works, expected) in cases {
         let (worked, said) = bignas(&[&export[..], flags].concat());

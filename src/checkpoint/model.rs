@@ -17,6 +17,9 @@ use crate::files::{Staged, sha256, write_atomically};
 use crate::image::Preprocessing;
 use crate::space::{ChildId, Plan, SearchSpace, layout};
 
+/// Statistics of children, each by its id.
+type Statistics = BTreeMap<ChildId, BnStats>;
+
 const MODEL: &str = "model.json";
 const WEIGHTS: &str = "weights.safetensors";
 const FAMILY: &str = "family.json";
@@ -88,8 +91,8 @@ impl Model {
     }
 
     /// Writes a model into `directory`: `weights.safetensors`, `model.json`, and its calibration images, which go where the draft has
-    /// none. A family that lies there goes, unless it was searched in the very same weights. What would not open again is refused before
-    /// anything is replaced.
+    /// none. A family that lies there goes, unless it was searched in the very same weights; so does a damaged one, where `replaces` lets it. What
+    /// would not open again is refused before anything is replaced.
     ///
     /// # Errors
     /// [`ModelError`] where the directory holds a model that `replaces` protects; it names the file that could not be written, or what
@@ -98,6 +101,7 @@ impl Model {
         let io = |source| ModelError::Io { path: directory.to_owned(), source };
         std::fs::create_dir_all(directory).map_err(io)?;
         let path = directory.join(MODEL);
+        weights.check_finite(&directory.join(WEIGHTS))?;
         let (staged_weights, weights_sha256) = weights.stage(&directory.join(WEIGHTS))?;
         let calibration = draft.calibration.map(|(images, batch, seed)| {
             let staged = images.stage(&directory.join(CALIBRATION))?;
@@ -121,14 +125,15 @@ impl Model {
         replaces.check(directory, before.as_ref(), same.is_some())?;
         card.statistics = same.and_then(|before| before.statistics.clone());
         card.check(&path)?;
-        let family = if same.is_some() { Self::read_family(directory, &card)? } else { Family::default() };
-        let statistics = Self::read_statistics(directory, &card, &family)?;
+        let searched = if same.is_some() { Self::searched(directory, &mut card, replaces)? } else { None };
+        let stays = searched.is_some();
+        let (family, statistics) = searched.unwrap_or_default();
         let examples = examples::read(directory, &card.labels)?;
         let text = to_json(&path, &card)?;
         let staged_card = Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?;
         staged_weights.commit().map_err(io)?;
         // The old card refuses other weights than its own until the new one is there, so that nobody takes the old family for theirs.
-        if same.is_none() {
+        if !stays {
             remove(&directory.join(FAMILY))?;
             remove(&directory.join(STATISTICS))?;
         }
@@ -139,6 +144,19 @@ impl Model {
             remove(&directory.join(CALIBRATION))?;
         }
         Ok(Self { card, weights, family, statistics, examples, directory: directory.to_owned() })
+    }
+
+    /// The family in `directory` and its statistics, which `card` names; none where they are damaged and may go.
+    fn searched(directory: &Path, card: &mut ModelCard, replaces: &Replaces) -> Result<Option<(Family, Statistics)>, ModelError> {
+        let family = Self::read_family(directory, card);
+        let both = family.and_then(|family| Self::read_statistics(directory, card, &family).map(|statistics| (family, statistics)));
+        match both {
+            Err(_) if matches!(replaces, Replaces::Any) => {
+                card.statistics = None;
+                Ok(None)
+            }
+            both => both.map(Some),
+        }
     }
 
     /// The family in `directory`, empty where there is none.
@@ -152,7 +170,7 @@ impl Model {
     }
 
     /// The statistics in `directory`, none where the card names none.
-    fn read_statistics(directory: &Path, card: &ModelCard, family: &Family) -> Result<BTreeMap<ChildId, BnStats>, ModelError> {
+    fn read_statistics(directory: &Path, card: &ModelCard, family: &Family) -> Result<Statistics, ModelError> {
         let Some(shipped) = &card.statistics else { return Ok(BTreeMap::new()) };
         let path = directory.join(STATISTICS);
         let bytes = read_checked(&path, &shipped.sha256)?;

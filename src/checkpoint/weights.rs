@@ -24,6 +24,14 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
+impl Tensor {
+    /// What is wrong with its values, as the end of a sentence.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let bad = self.data.iter().filter(|value| !value.is_finite()).count();
+        (bad > 0).then(|| format!("has {bad} values that are not finite"))
+    }
+}
+
 /// Named tensors, sorted by name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights(BTreeMap<String, Tensor>);
@@ -60,7 +68,7 @@ pub enum WeightsError {
         #[source]
         source: SafeTensorError,
     },
-    /// Tensors are missing, unknown or of the wrong shape or type.
+    /// Tensors are missing, unknown, of the wrong shape or type, or not finite.
     #[error("{} does not hold the weights of this search space: {}", path.display(), problems.join("; "))]
     Tensors {
         /// The file.
@@ -94,7 +102,7 @@ impl Weights {
         Self(layout.iter().map(|spec| (spec.name.clone(), random_tensor(spec, seed, gamma))).collect())
     }
 
-    /// Reads a file and checks it against `layout`: every tensor there, of its shape, float32, and no other.
+    /// Reads a file and checks it against `layout`: every tensor there, of its shape, float32, finite, and no other.
     ///
     /// # Errors
     /// [`WeightsError`] names the file and every tensor at fault.
@@ -120,12 +128,24 @@ impl Weights {
                     problems.push(format!("{} has shape {:?}, not {:?}", spec.name, view.shape(), spec.shape));
                 }
                 Some(view) => {
-                    tensors.insert(spec.name.clone(), Tensor { shape: spec.shape.clone(), data: floats(view.data()) });
+                    let tensor = Tensor { shape: spec.shape.clone(), data: floats(view.data()) };
+                    problems.extend(tensor.problem().map(|problem| format!("{} {problem}", spec.name)));
+                    tensors.insert(spec.name.clone(), tensor);
                 }
             }
         }
         problems.extend(found.keys().map(|name| format!("{name} is unknown")));
         if problems.is_empty() { Ok(Self(tensors)) } else { Err(WeightsError::Tensors { path: path.to_owned(), problems }) }
+    }
+
+    /// Whether all values are finite, as they have to be to be read again from `path`.
+    ///
+    /// # Errors
+    /// [`WeightsError::Tensors`] names every tensor at fault.
+    pub(super) fn check_finite(&self, path: &Path) -> Result<(), WeightsError> {
+        let problem = |(name, tensor): (&str, &Tensor)| tensor.problem().map(|problem| format!("{name} {problem}"));
+        let problems: Vec<String> = self.iter().filter_map(problem).collect();
+        if problems.is_empty() { Ok(()) } else { Err(WeightsError::Tensors { path: path.to_owned(), problems }) }
     }
 
     /// Replaces the file at `path` atomically, tensor by tensor, and returns the SHA-256 of what was written.

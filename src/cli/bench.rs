@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::common::directory_to_write_into;
 use crate::files::write_atomically;
 use crate::load::{self, Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
 use crate::plot::{Chart, Mark, Series};
@@ -85,19 +86,37 @@ struct Report {
     summary: Summary,
 }
 
+/// Files of one name, which may have dots in it.
+struct Files<'a> {
+    directory: &'a Path,
+    name: &'a str,
+}
+
+impl<'a> Files<'a> {
+    fn named(path: &'a Path) -> anyhow::Result<Self> {
+        let name = path.file_name().and_then(|name| name.to_str()).context("the name to write under is no file name")?;
+        Ok(Self { directory: directory_to_write_into(path)?, name })
+    }
+
+    fn ending(&self, ending: &str) -> PathBuf {
+        self.directory.join(format!("{}.{ending}", self.name))
+    }
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let files = args.output.as_deref().map(Files::named).transpose()?;
     let load = load(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (outcomes, windows) = runtime.block_on(measure(args, &load))?;
     let length = Duration::from_secs(u64::from(args.window_s) * windows.0.len() as u64);
     let summary = summarise(&outcomes, length);
     print(&summary, &windows);
-    if let Some(name) = &args.output {
+    if let Some(files) = &files {
         let report = Report { command: std::env::args().skip(1).collect(), stable: windows.stable(), windows, summary };
         if args.requests {
-            write_requests(&name.with_extension("csv"), &outcomes)?;
+            write_requests(&files.ending("csv"), &outcomes)?;
         }
-        write(name, &report, &outcomes)?;
+        write(files, &report, &outcomes)?;
     }
     Ok(())
 }
@@ -184,8 +203,8 @@ fn write_requests(file: &Path, outcomes: &[Outcome]) -> anyhow::Result<()> {
 }
 
 /// The numbers, and the latencies by percentile where there are any.
-fn write(name: &Path, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
-    let file = name.with_extension("json");
+fn write(files: &Files<'_>, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let file = files.ending("json");
     write_atomically(&file, &serde_json::to_vec_pretty(report)?).with_context(|| format!("cannot write {}", file.display()))?;
     let answered = outcomes.iter().filter(|outcome| outcome.reply.as_ref().is_some_and(|reply| reply.status == 200));
     let mut latencies: Vec<f64> = answered.map(|outcome| outcome.latency.as_secs_f64() * 1e3).collect();
@@ -201,9 +220,7 @@ fn write(name: &Path, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<(
         y: "latency, ms".to_owned(),
         series: vec![Series { name: "answers with status 200".to_owned(), mark: Mark::Line, points: points.collect() }],
     };
-    let directory = name.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let stem = name.file_name().and_then(|stem| stem.to_str()).context("the name to write under is no file name")?;
-    chart.write(directory, stem)?;
-    println!("wrote {}/{stem}.{{json,svg,png}}", directory.display());
+    chart.write(files.directory, files.name)?;
+    println!("wrote {}/{}.{{json,svg,png}}", files.directory.display(), files.name);
     Ok(())
 }

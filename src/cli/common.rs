@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -31,6 +31,13 @@ impl RuntimeArgs {
     pub(super) fn threads(&self) -> usize {
         self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
+}
+
+/// The directory of a file that will be written: refused where it is missing, before anything takes its time.
+pub(super) fn directory_to_write_into(file: &Path) -> anyhow::Result<&Path> {
+    let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(directory.is_dir(), "there is no directory {} to write {} into: make it first", directory.display(), file.display());
+    Ok(directory)
 }
 
 /// Loads ONNX Runtime from `path`, or from where it is fetched to.

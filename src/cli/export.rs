@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 use super::calibration::CalibrationArgs;
-use super::common::{RuntimeArgs, find_child};
+use super::common::{RuntimeArgs, directory_to_write_into, find_child};
 use crate::checkpoint::Model;
 use crate::files::write_atomically;
 use crate::onnx::Input;
@@ -41,6 +41,7 @@ enum InputForm {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    directory_to_write_into(&args.output)?;
     let model = Model::open(&args.model)?;
     let child = find_child(&model, &args.child)?;
     let recalibration = args.calibration.load(&model)?;

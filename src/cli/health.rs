@@ -32,6 +32,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let limit = Duration::from_millis(args.timeout_ms);
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let answer = threads.block_on(async { tokio::time::timeout(limit, get(&target, path)).await });
+    // A name that is still being looked up would be waited for.
+    threads.shutdown_background();
     let (status, text) = answer.with_context(|| format!("no answer within {} ms", args.timeout_ms))??;
     if status != 200 {
         bail!("{path} answered {status}: {}", text.trim());

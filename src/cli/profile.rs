@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::ensure;
-
-use super::common::load_runtime;
+use super::common::{directory_to_write_into, load_runtime};
 use super::init::read_space;
 use super::progress::Progress;
 use super::shell::path_word;
@@ -53,8 +51,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let begin = Instant::now();
     let (space, classes, subject) = subject(&args)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("latency-{}.json", space.name)));
-    let directory = output.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(directory.is_dir(), "there is no directory {} to write the table into", directory.display());
+    directory_to_write_into(&output)?;
     let runtime = load_runtime(args.onnxruntime.as_deref())?;
     let batch_sizes: BTreeSet<usize> = args.batch_sizes.iter().map(|&batch| usize::from(batch)).collect();
     let settings = Settings {

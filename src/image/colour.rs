@@ -2,10 +2,9 @@
 
 use ::image::DynamicImage;
 
-/// The pixels of `image` as `channels` (1: grey, else RGB) bytes a pixel, row by row. Transparent pixels are
+/// The pixels of `image`, of 8 bits, as `channels` (1: grey, else RGB) bytes a pixel, row by row. Transparent pixels are
 /// composited over `background`; colour profiles and gamma are left as they are.
 pub(super) fn to_channels(image: DynamicImage, channels: usize, background: [u8; 3]) -> Vec<u8> {
-    let image = to_eight_bits(image);
     match (image, channels) {
         (DynamicImage::ImageLuma8(grey), 1) => grey.into_raw(),
         (DynamicImage::ImageLuma8(grey), _) => grey.into_raw().into_iter().flat_map(|value| [value; 3]).collect(),
@@ -19,10 +18,12 @@ pub(super) fn to_channels(image: DynamicImage, channels: usize, background: [u8;
 }
 
 /// Rescales 16-bit channels, 65535 to 255; leaves the rest alone.
-fn to_eight_bits(image: DynamicImage) -> DynamicImage {
+pub(super) fn to_eight_bits(image: DynamicImage) -> DynamicImage {
     match image {
-        DynamicImage::ImageLuma16(grey) => DynamicImage::ImageLuma16(grey).into_luma8().into(),
-        DynamicImage::ImageRgb16(rgb) => DynamicImage::ImageRgb16(rgb).into_rgb8().into(),
+        DynamicImage::ImageLuma16(_) => image.into_luma8().into(),
+        DynamicImage::ImageLumaA16(_) => image.into_luma_alpha8().into(),
+        DynamicImage::ImageRgb16(_) => image.into_rgb8().into(),
+        DynamicImage::ImageRgba16(_) => image.into_rgba8().into(),
         other => other,
     }
 }
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn every_layout_becomes_grey_or_rgb() {
         let background = [10, 20, 30];
-        let cases: [(&str, DynamicImage, [u8; 3], u8); 10] = [
+        let cases: [(&str, DynamicImage, [u8; 3], u8); 11] = [
             ("grey", ImageBuffer::from_pixel(1, 1, Luma([77_u8])).into(), [77; 3], 77),
             ("grey 16", ImageBuffer::from_pixel(1, 1, Luma([0x4d4d_u16])).into(), [77; 3], 77),
             ("rgb", ImageBuffer::from_pixel(1, 1, Rgb([255_u8, 0, 0])).into(), [255, 0, 0], 76),
@@ -71,8 +72,10 @@ mod tests {
             ("half", ImageBuffer::from_pixel(1, 1, Rgba([200_u8, 100, 0, 51])).into(), [48, 36, 24], 38),
             ("clear 16", ImageBuffer::from_pixel(1, 1, Rgba([9_u16, 9, 9, 0])).into(), background, 18),
             ("grey + alpha", ImageBuffer::from_pixel(1, 1, LumaA([200_u8, 255])).into(), [200; 3], 200),
+            ("clear grey 16", ImageBuffer::from_pixel(1, 1, LumaA([9_u16, 0])).into(), background, 18),
         ];
         for (name, image, rgb, grey) in cases {
+            let image = to_eight_bits(image);
             assert_eq!(to_channels(image.clone(), 3, background), rgb, "{name}");
             assert_eq!(to_channels(image, 1, background), [grey], "{name}");
         }

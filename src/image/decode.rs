@@ -25,7 +25,7 @@ pub struct DecodeLimits {
 }
 
 impl Default for DecodeLimits {
-    /// 32 Mi pixels: more than most cameras, and at most 256 MiB while decoding.
+    /// 32 Mi pixels: more than most cameras, at most 256 MiB while decoding, and half as much again while 16 bits become 8.
     fn default() -> Self {
         Self { max_pixels: 32 << 20 }
     }
@@ -103,8 +103,10 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits, channels: usize, background: 
         MediaType::Gif => decode_generic(bytes, media_type, ImageFormat::Gif, limits),
         MediaType::Bmp => decode_generic(bytes, media_type, ImageFormat::Bmp, limits),
     });
-    let (mut image, orientation) =
+    let (image, orientation) =
         decoded.unwrap_or_else(|_| Err(DecodeError::Corrupt { media_type, source: "the decoder panicked".into() }))?;
+    // Before the turn, which takes as much memory again.
+    let mut image = colour::to_eight_bits(image);
     image.apply_orientation(orientation);
 
     let channels = if channels == 1 { 1 } else { 3 };

@@ -138,7 +138,7 @@ impl Checkpoint {
 
 impl Torch {
     fn floats(&mut self, view: &TensorView) -> Result<Vec<f32>, String> {
-        let key = &self.pickle.storages[view.storage].key;
+        let key = &self.pickle.texts[self.pickle.storages[view.storage].key];
         if self.last.as_ref().is_none_or(|(last, _)| last != key) {
             let name = format!("{}data/{key}", self.folder);
             self.last = Some((key.clone(), read_entry(&mut self.archive, &name, u64::MAX)?));

@@ -13,6 +13,7 @@ mod names;
 mod pickle;
 mod published;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -57,7 +58,7 @@ pub enum ImportError {
         /// What it asks for.
         what: String,
     },
-    /// Tensors are missing, unknown, or of the wrong shape or type.
+    /// Tensors are missing, unknown, of the wrong shape or type, or not finite.
     #[error("{} is no checkpoint of this supernet: {} tensors are wrong\n  {}", path.display(), problems.len(), problems.join("\n  "))]
     Tensors {
         /// The file.
@@ -95,7 +96,10 @@ pub fn read_weights(path: &Path) -> Result<Weights, ImportError> {
         let data = checkpoint.floats(&names.theirs(&spec.name))?;
         Ok((spec.name.clone(), Tensor { shape: spec.shape.clone(), data }))
     };
-    Ok(Weights::new(layout.iter().map(read).collect::<Result<_, ImportError>>()?))
+    let tensors = layout.iter().map(read).collect::<Result<BTreeMap<_, _>, ImportError>>()?;
+    let problem = |(name, tensor): (&String, &Tensor)| tensor.problem().map(|problem| format!("{} {problem}", names.theirs(name)));
+    let problems: Vec<String> = tensors.iter().filter_map(problem).collect();
+    if problems.is_empty() { Ok(Weights::new(tensors)) } else { Err(ImportError::Tensors { path: path.to_owned(), problems }) }
 }
 
 /// Writes a model directory: the weights, ImageNet's labels, the preprocessing of `source`, `calibration` with the size of its

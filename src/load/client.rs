@@ -1,5 +1,7 @@
 //! A small HTTP/1.1 client: one connection, by itself or over TLS, one request at a time, nothing shared.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -31,6 +33,12 @@ pub enum ClientError {
     /// No connection, or a certificate that is not to be trusted.
     #[error("cannot connect to {0}")]
     Connect(String, #[source] std::io::Error),
+    /// Whatever is there says nothing.
+    #[error("the server took no connection within {} s: is it the right address, and http or https as it should be?", timeout.as_secs())]
+    Silent {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
     /// The connection broke.
     #[error("the connection broke")]
     Http(#[from] hyper::Error),

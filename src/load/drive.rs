@@ -52,7 +52,7 @@ pub struct Load {
     pub asks: Vec<String>,
     /// Seed of the times of an open loop.
     pub seed: u64,
-    /// How long an answer is waited for; after that there is none.
+    /// How long a connection is waited for, and an answer; after that there is none.
     pub timeout: Duration,
 }
 
@@ -77,7 +77,8 @@ pub async fn drive(
     most: u32,
     enough: impl Fn(&Windows) -> bool,
 ) -> Result<(Vec<Outcome>, Windows), ClientError> {
-    drop(Connection::open(&load.target).await?);
+    let timeout = load.timeout;
+    drop(tokio::time::timeout(timeout, Connection::open(&load.target)).await.map_err(|_| ClientError::Silent { timeout })??);
     match load.mode {
         Mode::Closed { connections } => Ok(closed(load, connections, window, most, enough).await),
         Mode::Open { rate, cv2, connections } => {
@@ -145,7 +146,12 @@ async fn open(load: &Load, arrivals: Arrivals, connections: usize, length: Durat
     while let Some((number, due)) = dues.recv().await {
         let (load, pool, outcomes) = (load.clone(), Arc::clone(&pool), outcomes.clone());
         tokio::spawn(async move {
-            let mut connection = pool.idle.lock().await.recv().await.flatten();
+            let free = async { pool.idle.lock().await.recv().await.flatten() };
+            // Whoever waits for a connection in vain is not to hold up the end by another wait for an answer.
+            let Ok(mut connection) = tokio::time::timeout_at((start + due + load.timeout).into(), free).await else {
+                let _ = outcomes.send(unanswered(&load, number, start, due));
+                return;
+            };
             let outcome = send(&load, &mut connection, number, start, due).await;
             let _ = outcomes.send(outcome);
             let _ = pool.back.send(connection).await;
@@ -198,6 +204,12 @@ fn on_time(arrivals: Arrivals, start: Instant, length: Duration) -> mpsc::Receiv
 fn turn(number: u64, asks: usize, images: usize) -> (usize, usize) {
     let (asks, images) = (asks.max(1) as u64, images.max(1) as u64);
     ((number % asks) as usize, (number / asks % images) as usize)
+}
+
+/// Request `number`, of which nothing came.
+fn unanswered(load: &Load, number: u64, start: Instant, due: Duration) -> Outcome {
+    let (ask, _) = turn(number, load.asks.len(), load.images.len());
+    Outcome { due, latency: start.elapsed() - due, deadline: deadline_of(&load.asks[ask]), reply: None }
 }
 
 /// Sends request `number`, which was due `due` after `start`; a connection that breaks, or waits in vain, is dropped.

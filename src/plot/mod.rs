@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use plotters::coord::Shift;
+use plotters::data::float::FloatPrettyPrinter;
 use plotters::prelude::*;
 use plotters::style::register_font;
 use thiserror::Error;
@@ -148,7 +149,11 @@ impl Chart {
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)?;
         let mesh = &mut chart.configure_mesh();
-        mesh.light_line_style(TRANSPARENT).x_desc(&self.x).y_desc(&self.y).label_style(("sans-serif", 15)).draw()?;
+        // Steps are whole numbers, and read as such: plotters' own ticks have a decimal at least.
+        let ticks = FloatPrettyPrinter { allow_scientific: false, min_decimal: 0, max_decimal: 5 };
+        let tick = |value: &f64| ticks.print(*value);
+        mesh.light_line_style(TRANSPARENT).x_label_formatter(&tick).y_label_formatter(&tick);
+        mesh.x_desc(&self.x).y_desc(&self.y).label_style(("sans-serif", 15)).draw()?;
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             let points = || series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
             let size = if series.mark == Mark::Markers { 6 } else { 3 };
@@ -205,6 +210,8 @@ mod tests {
         for text in ["Accuracy", "MFLOPs", "top-1, %", "a line", "markers"] {
             assert!(svg.contains(text), "the SVG lacks {text:?}");
         }
+        let ticks = || svg.lines().map(str::trim).filter(|line| line.parse::<f64>().is_ok());
+        assert!(ticks().any(|tick| tick == "5") && ticks().any(|tick| tick == "90"), "{:?}", ticks().collect::<Vec<_>>());
         assert_eq!(svg.matches("<circle").count(), 3 * 3 + 3, "a circle a finite point, and one a series in the legend");
         let png = image::open(directory.path().join("plots/front.png")).unwrap().to_rgb8();
         assert_eq!(png.dimensions(), SIZE);

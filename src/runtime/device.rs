@@ -97,7 +97,8 @@ impl Device {
         }
     }
 
-    /// What a session of the graph `onnx` registers, the first choice first. Full float32 means that there is no TF32.
+    /// What a session of the graph `onnx` registers, the first choice first. With CUDA, float32 means that there is no TF32;
+    /// ONNX Runtime cannot tell TensorRT so, which asks the environment (`NVIDIA_TF32_OVERRIDE`).
     pub(super) fn providers(&self, onnx: &[u8]) -> Vec<ExecutionProviderDispatch> {
         let id = i32::from(self.id);
         let cuda = || {

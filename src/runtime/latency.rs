@@ -20,6 +20,11 @@ const RUNS: usize = 30;
 /// After this long, a measurement makes do with the runs it has.
 const LONGEST: Duration = Duration::from_millis(500);
 
+/// Where NVIDIA's driver says which GPUs there are; in a container, those alone that it may use.
+const GPUS: &str = "/proc/driver/nvidia/gpus";
+/// Which of them CUDA is to count, and in which order.
+const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
+
 /// Median time of one image through `network`, in milliseconds.
 ///
 /// # Errors
@@ -127,10 +132,28 @@ impl LatencyTable {
     }
 }
 
-/// What a latency depends on beside the network: processor, ONNX Runtime, threads of a run.
+/// What a latency depends on beside the network: processor, accelerator, ONNX Runtime, threads of a run.
 #[must_use]
 pub fn device(runtime: &Runtime, threads: usize) -> String {
-    format!("{}; {}; threads a run: {threads}; {}", processor(), runtime.device(), runtime.build_info())
+    let mut device = runtime.device().to_string();
+    if runtime.device().accelerated() {
+        let visible = std::env::var(VISIBLE_GPUS).unwrap_or_else(|_| "all".to_owned());
+        device = format!("{device} of {}, visible: {visible}", gpus(Path::new(GPUS)));
+    }
+    format!("{}; {device}; threads a run: {threads}; {}", processor(), runtime.build_info())
+}
+
+/// The models of the GPUs that NVIDIA's driver has below `folder`, in the order of their addresses.
+fn gpus(folder: &Path) -> String {
+    let addresses = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = addresses.map(|entry| entry.path().join("information")).collect();
+    files.sort();
+    let model = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).ok()?;
+        Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
+    };
+    let models: Vec<String> = files.iter().filter_map(model).collect();
+    if models.is_empty() { "unknown GPUs".to_owned() } else { models.join(", ") }
 }
 
 /// The processor of this machine and how many cores of it there are to use, as a person reads it.
@@ -141,4 +164,21 @@ pub fn processor() -> String {
     let model = model.trim_start_matches([' ', '\t', ':']);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("cpu: {model}, {cores} cores")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_named_in_the_order_of_their_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(gpus(&directory.path().join("absent")), "unknown GPUs");
+        for (address, model) in [("0000:41:00.0", "NVIDIA L4"), ("0000:01:00.0", "NVIDIA H200")] {
+            let folder = directory.path().join(address);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("information"), format!("Model: \t\t {model}\nIRQ:   \t\t 71\n")).unwrap();
+        }
+        assert_eq!(gpus(directory.path()), "NVIDIA H200, NVIDIA L4");
+    }
 }

@@ -106,6 +106,8 @@ impl Runtime {
         if !path.is_file() {
             return Err(RuntimeError::Missing(path.to_owned()));
         }
+        // The loader looks for a bare name where the system's libraries are. Links stay: providers lie beside them.
+        let path = &std::path::absolute(path).map_err(|_| RuntimeError::Missing(path.to_owned()))?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Load { path: path.to_owned(), source };
         let builder = ort::init_from(path).map_err(|error| failed(error.to_string().into()))?;
         let environment = builder.with_name("bignas").with_telemetry(false).build().map_err(|error| failed(error.into()))?;

@@ -19,10 +19,14 @@ use clap::Parser;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// ONNX Runtime, from `ORT_DYLIB_PATH` or where `make fetch` puts it.
+/// The library of ONNX Runtime, from `ORT_DYLIB_PATH` or where `make fetch` puts it.
+pub fn library() -> PathBuf {
+    std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from).or_else(default_library).unwrap()
+}
+
+/// What it runs.
 pub fn runtime() -> Runtime {
-    let path = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from).or_else(default_library).unwrap();
-    Runtime::load(&path).unwrap()
+    Runtime::load(&library()).unwrap()
 }
 
 /// `count` patches of deterministic noise.

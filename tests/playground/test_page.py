@@ -159,6 +159,9 @@ class Playground(PageTest):
             )
             until(lambda: self.page.text("#picture-name") == f"{name} · 40×30 px", f"{name} is shown")
             self.page.answered()
+        self.page.find("#file").send_keys(str(file))
+        until(lambda: self.page.text("#picture-name") == "stripes.png · 40×30 px", "the file is shown that was chosen before")
+        self.page.answered()
         self.ladder()
         self.assertIn("What it shows is not known; right is the biggest child's answer", self.page.text("#ladder-text"))
 

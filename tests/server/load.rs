@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,8 +18,9 @@ use crate::common::TestModel;
 use crate::harness::{Server, png};
 
 fn bench(url: &str, here: &std::path::Path, flags: &[&str]) -> Output {
-    let fixed = ["bench", "--url", url, "--image", "image.png", "--warm-up-s", "0", "--window-s", "1", "--output", "out"];
-    Command::new(env!("CARGO_BIN_EXE_bignas")).current_dir(here).args(fixed).args(flags).output().unwrap()
+    let fixed = ["bench", "--url", url, "--image", "image.png", "--warm-up-s", "0", "--window-s", "1"];
+    let output: &[&str] = if flags.contains(&"--output") { &[] } else { &["--output", "out"] };
+    Command::new(env!("CARGO_BIN_EXE_bignas")).current_dir(here).args(fixed).args(flags).args(output).output().unwrap()
 }
 
 #[test]
@@ -66,14 +68,45 @@ fn a_server_that_never_answers_is_not_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", silent.local_addr().unwrap());
-    for flags in [&["--windows", "3"][..], &["--windows", "1", "--arrivals", "poisson", "--rate", "5"]] {
-        let output = bench(&url, directory.path(), &[&["--timeout-s", "1", "--connections", "1"], flags].concat());
+    let address = silent.local_addr().unwrap();
+    let measured = |scheme: &str, flags: &[&str]| {
+        let begin = Instant::now();
+        let output =
+            bench(&format!("{scheme}://{address}"), directory.path(), &[&["--timeout-s", "1", "--connections", "1"], flags].concat());
+        // One after the other, the requests of the open loop would take a hundred seconds.
+        assert!(begin.elapsed() < Duration::from_secs(50), "{:?}", begin.elapsed());
+        output
+    };
+    for flags in [&["--windows", "3"][..], &["--windows", "1", "--arrivals", "poisson", "--rate", "100"]] {
+        let output = measured("http", flags);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();
         let summary = &report["summary"];
         assert!(summary["requests"].as_u64() >= Some(1) && summary["throughput"] == 0.0, "{summary}");
     }
+    let encrypted = measured("https", &["--windows", "1"]);
+    let message = String::from_utf8_lossy(&encrypted.stderr);
+    assert!(!encrypted.status.success() && message.contains("took no connection within 1 s"), "{message}");
+}
+
+/// Names may have dots in them, and what cannot be written is said before anything is measured.
+#[test]
+fn results_are_written_under_their_whole_name() {
+    let (model, directory) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let here = directory.path();
+    std::fs::write(here.join("image.png"), png(28, |x, y| (x * y) as u8)).unwrap();
+    let server = Server::start(model.path(), &[]);
+    server.wait_until_ready();
+    for name in ["rate-0.5", "rate-0.7"] {
+        let output = bench(&server.base, here, &["--windows", "1", "--output", name, "--requests"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for ending in ["json", "csv", "svg", "png"] {
+        assert!(["rate-0.5", "rate-0.7"].iter().all(|name| here.join(format!("{name}.{ending}")).exists()), "{ending}");
+    }
+    let refused = bench(&server.base, here, &["--output", "absent/out"]);
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("there is no directory absent to write absent/out into") && !message.contains("window 1"), "{message}");
 }
 
 /// As the file of `--requests` tells it: in order, and no answer was there before its network had run.

@@ -89,6 +89,8 @@ impl Lab {
                 patches.push(augment.calibration_patch(&pixels, &self.model.card.preprocessing, self.seed, index)?);
             }
         }
+        let read = patches.len();
+        ensure!(read == count, "of the training images only {read} can be read, not {count}: ask for fewer calibration images");
         Ok(PatchSet::from_patches(&patches)?.into())
     }
 

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use super::cursor::Cursor;
 use super::{ImportError, Known, Pickle, STORAGES, Storage, TensorView, Value, broken, refused};
 
+/// Most arguments of a call, and dimensions of a tensor: PyTorch's own calls have seven at most.
+const MAX_COPIED: usize = 8;
+
 /// The stack machine that a pickle is a program for.
 pub(super) struct Machine<'a> {
     input: Cursor<'a>,
@@ -195,10 +198,9 @@ impl<'a> Machine<'a> {
         let [kind, Value::Known(Known::Element(element)), key, ..] = items[..] else {
             return Err(broken("a reference that names no storage"));
         };
-        let (Some("storage"), Some(key)) = (self.pickle.text(kind), self.pickle.text(key)) else {
+        let (Some("storage"), Value::Text(key)) = (self.pickle.text(kind), key) else {
             return Err(broken("a reference that names no storage"));
         };
-        let key = key.to_owned();
         self.pickle.storages.push(Storage { element, key });
         self.stack.push(Value::Storage(self.pickle.storages.len() - 1));
         Ok(())
@@ -207,7 +209,7 @@ impl<'a> Machine<'a> {
     /// One of the known calls.
     fn reduce(&mut self) -> Result<(), ImportError> {
         let call = self.pop_many(2)?;
-        let arguments = self.items(call[1])?.to_vec();
+        let arguments = self.few_items(call[1])?.to_vec();
         match (call[0], &arguments[..]) {
             (Value::Known(Known::OrderedDict), []) => self.push_dict(),
             (Value::Known(Known::RebuildParameter), [tensor @ Value::Tensor(_), ..]) => self.stack.push(*tensor),
@@ -235,7 +237,7 @@ impl<'a> Machine<'a> {
     }
 
     fn sizes(&self, value: Value) -> Result<Vec<usize>, ImportError> {
-        let sizes = self.items(value)?.iter().map(|item| match item {
+        let sizes = self.few_items(value)?.iter().map(|item| match item {
             Value::Int(value) => size(*value),
             _ => Err(broken("a size that is no number")),
         });
@@ -247,6 +249,12 @@ impl<'a> Machine<'a> {
             Value::List(index) => Ok(&self.pickle.lists[index]),
             _ => Err(broken("a tuple that is none")),
         }
+    }
+
+    /// The items of a tuple that is copied wherever it is mentioned.
+    fn few_items(&self, value: Value) -> Result<&[Value], ImportError> {
+        let items = self.items(value)?;
+        if items.len() > MAX_COPIED { Err(broken("more arguments or dimensions than a tensor has")) } else { Ok(items) }
     }
 
     fn pop(&mut self) -> Result<Value, ImportError> {

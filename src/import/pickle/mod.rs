@@ -63,8 +63,8 @@ pub enum Element {
 pub struct Storage {
     /// Element type.
     pub element: Element,
-    /// Name of the archive's entry.
-    pub key: String,
+    /// Name of the archive's entry: index into [`Pickle::texts`].
+    pub key: usize,
 }
 
 /// A view into a storage; nothing says yet that it lies inside.
@@ -162,7 +162,8 @@ mod tests {
         let [(name, Value::Tensor(tensor))] = pickle.dicts[state][..] else { panic!("one tensor, not {:?}", pickle.dicts[state]) };
         assert_eq!(pickle.text(name), Some("w"));
         assert_eq!(pickle.tensors[tensor], TensorView { storage: 0, offset: 0, shape: vec![2, 3], strides: vec![3, 1] });
-        assert_eq!(pickle.storages, [Storage { element: Element::Float, key: "0".to_owned() }]);
+        let [Storage { element: Element::Float, key }] = pickle.storages[..] else { panic!("one storage, not {:?}", pickle.storages) };
+        assert_eq!(pickle.texts[key], "0");
     }
 
     #[test]
@@ -194,6 +195,17 @@ mod tests {
                 // Whatever comes out, nothing panics.
                 let _ = Pickle::read(&garbled);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_copied_where_it_is_mentioned_is_short() {
+        for dimensions in [8, 9] {
+            let mut bytes =
+                b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000tQK\0(".to_vec();
+            bytes.extend(b"K\x01".repeat(dimensions));
+            bytes.extend(b"tq\0h\0tR.");
+            assert_eq!(Pickle::read(&bytes).is_ok(), dimensions == 8, "{dimensions} dimensions");
         }
     }
 

@@ -63,8 +63,8 @@ function pick(samples) {
 async function read() {
   const now = pick(parse(await api.metrics()));
   const last = history.at(-1);
-  // Counters that fell belong to a server that has restarted, or to another behind the same address.
-  if (last && (now.requests < last.requests || now.reloads !== last.reloads)) {
+  // Counters of another process belong to a server that has restarted, or to another behind the same address.
+  if (last && (now.process !== last.process || now.requests < last.requests || now.reloads !== last.reloads)) {
     history.length = 0;
     notify(now.process === last.process);
   }

@@ -19,7 +19,11 @@ let offers = 0;
 export function start(onPicture, onProblem) {
   notify = onPicture;
   complain = onProblem;
-  byId('file').addEventListener('change', (event) => take(event.target.files[0]));
+  byId('file').addEventListener('change', (event) => {
+    take(event.target.files[0]);
+    // So that the same file can be chosen again: a browser tells of changes only.
+    event.target.value = '';
+  });
   document.addEventListener('paste', (event) => take(imageOf(event.clipboardData)));
   dropOnto(byId('drop'), take);
 }
