@@ -91,8 +91,8 @@ impl Model {
     }
 
     /// Writes a model into `directory`: `weights.safetensors`, `model.json`, and its calibration images, which go where the draft has
-    /// none. A family that lies there goes, unless it was searched in the very same weights; so does a damaged one, where `replaces` lets it. What
-    /// would not open again is refused before anything is replaced.
+    /// none. A family that lies there goes, unless it was searched in the very same weights; so does a damaged one, where `replaces` lets
+    /// it. What would not open again is refused before anything is replaced.
     ///
     /// # Errors
     /// [`ModelError`] where the directory holds a model that `replaces` protects; it names the file that could not be written, or what
@@ -126,14 +126,14 @@ impl Model {
         card.statistics = same.and_then(|before| before.statistics.clone());
         card.check(&path)?;
         let searched = if same.is_some() { Self::searched(directory, &mut card, replaces)? } else { None };
-        let stays = searched.is_some();
+        let family_stays = searched.is_some();
         let (family, statistics) = searched.unwrap_or_default();
         let examples = examples::read(directory, &card.labels)?;
         let text = to_json(&path, &card)?;
         let staged_card = Staged::new(&path, |temporary| std::fs::write(temporary, text)).map_err(io)?;
         staged_weights.commit().map_err(io)?;
         // The old card refuses other weights than its own until the new one is there, so that nobody takes the old family for theirs.
-        if !stays {
+        if !family_stays {
             remove(&directory.join(FAMILY))?;
             remove(&directory.join(STATISTICS))?;
         }

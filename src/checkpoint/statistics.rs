@@ -36,10 +36,7 @@ pub enum StatisticsError {
         expected: ChildId,
     },
     /// A layer is missing, or has another number of channels.
-    #[error(
-        "the statistics of child {child} have no {channels} finite values for {layer}: restore the file that they come from, or \
-         recalibrate the child"
-    )]
+    #[error("the statistics of child {child} have no {channels} finite values for {layer}")]
     Layer {
         /// The child.
         child: ChildId,

@@ -16,7 +16,7 @@ pub enum StatisticsFileError {
     #[error("not a complete safetensors file")]
     Format(#[from] safetensors::SafeTensorError),
     /// A child's statistics are incomplete.
-    #[error(transparent)]
+    #[error("the file is not whole: restore it, or search again")]
     Statistics(#[from] StatisticsError),
     /// A tensor that no child of the family has.
     #[error(

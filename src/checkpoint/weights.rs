@@ -128,14 +128,17 @@ impl Weights {
                     problems.push(format!("{} has shape {:?}, not {:?}", spec.name, view.shape(), spec.shape));
                 }
                 Some(view) => {
-                    let tensor = Tensor { shape: spec.shape.clone(), data: floats(view.data()) };
-                    problems.extend(tensor.problem().map(|problem| format!("{} {problem}", spec.name)));
-                    tensors.insert(spec.name.clone(), tensor);
+                    tensors.insert(spec.name.clone(), Tensor { shape: spec.shape.clone(), data: floats(view.data()) });
                 }
             }
         }
         problems.extend(found.keys().map(|name| format!("{name} is unknown")));
-        if problems.is_empty() { Ok(Self(tensors)) } else { Err(WeightsError::Tensors { path: path.to_owned(), problems }) }
+        if !problems.is_empty() {
+            return Err(WeightsError::Tensors { path: path.to_owned(), problems });
+        }
+        let weights = Self(tensors);
+        weights.check_finite(path)?;
+        Ok(weights)
     }
 
     /// Whether all values are finite, as they have to be to be read again from `path`.

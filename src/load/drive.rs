@@ -226,7 +226,7 @@ async fn send(load: &Load, connection: &mut Option<Connection>, number: u64, sta
         Ok::<_, ClientError>(reply)
     };
     let reply = tokio::time::timeout(load.timeout, reply).await.ok().and_then(Result::ok);
-    Outcome { due, latency: start.elapsed() - due, deadline: deadline_of(ask), reply }
+    Outcome { reply, ..unanswered(load, number, start, due) }
 }
 
 #[cfg(test)]
