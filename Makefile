@@ -50,12 +50,13 @@ build-train: ## Build the binary that also trains, target/train/release/bignas
 
 test: test-fetch fetch lint test-rust test-serving test-onnx ## Check all that must hold, as CI does
 
-test-gpu: ## Check what needs a GPU, with CUDA and TensorRT where the loader finds them (ORT_DYLIB_PATH: another ONNX Runtime)
+test-gpu: ## Check what needs a GPU, with CUDA and TensorRT where the loader finds them (ORT_DYLIB_PATH: another ONNX Runtime; LIBTORCH: one with CUDA, to train)
 	@if [ -z "$$ORT_DYLIB_PATH" ]; then gpu=$$($(fetch) onnxruntime-gpu) || exit 1; export ORT_DYLIB_PATH="$$gpu/libonnxruntime.so"; fi; \
-	cargo test --locked --test gpu -- --include-ignored --test-threads 1
+	train=; if [ -e "$$LIBTORCH/lib/libtorch_cuda.so" ]; then train="--features train"; fi; \
+	cargo test --locked $$train --test gpu -- --include-ignored --test-threads 1
 
 test-all: test test-kubernetes test-browser test-artefact-store fuzz test-image ## The same, then the tests that take long (one needs Debian's package prometheus)
-	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor --skip what_tensorrt_compiled
+	@$(onnxruntime) $(libtorch) $(fashion_mnist) cargo test --all-features --locked --tests -- --ignored --skip agrees_with_the_processor --skip what_tensorrt_compiled --skip a_gpu_trains
 
 test-fetch: ## Test the fetch script, offline
 	$(PYTHON) -B scripts/test_fetch.py

@@ -99,3 +99,35 @@ fn a_gpu_that_is_not_there_is_an_error() {
         assert!(started.is_err(), "{provider}");
     }
 }
+
+/// The same steps on both: the losses of children that are trained at every step, twenty updates later.
+#[cfg(feature = "train")]
+#[test]
+#[ignore = "needs a GPU, and a libtorch with CUDA: make test-gpu"]
+fn a_gpu_trains_as_the_processor_does() {
+    let directory = tempfile::tempdir().unwrap();
+    for (split, class) in ["train", "test"].into_iter().flat_map(|split| [(split, "dark"), (split, "light")]) {
+        let folder = directory.path().join("images").join(split).join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        let images = noise(40, 28, 1);
+        for (number, pixels) in images.data.chunks_exact(28 * 28).enumerate() {
+            let pixels = pixels.iter().map(|value| if class == "dark" { value / 2 } else { 255 - value / 2 }).collect();
+            image::GrayImage::from_raw(28, 28, pixels).unwrap().save(folder.join(format!("{number}.png"))).unwrap();
+        }
+    }
+    let losses = |device: &str| -> Vec<f64> {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bignas"));
+        command.current_dir(directory.path()).args(["train", "--data", "images", "--device", device, "--run", device]);
+        command.args(["--model", &format!("{device}-model"), "--epochs", "5", "--batch-size", "20", "--without", "dropout"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let log = std::fs::read_to_string(directory.path().join(device).join("metrics.jsonl")).unwrap();
+        let step =
+            log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line["step"] == 20).unwrap();
+        ["loss_biggest", "loss_smallest"].map(|name| step[name].as_f64().unwrap()).to_vec()
+    };
+    let (processor, gpu) = (losses("cpu"), losses("cuda"));
+    for (processor, gpu) in processor.iter().zip(&gpu) {
+        assert!((processor - gpu).abs() < 0.02 * processor, "{gpu} on the GPU, {processor} on the processor");
+    }
+}

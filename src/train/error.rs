@@ -142,10 +142,11 @@ pub enum TrainError {
     /// A child that the search space does not have.
     #[error("the child to train is not in the search space")]
     Child(#[from] crate::space::ChildError),
+    /// A GPU was asked for, and libtorch could use none.
+    #[error("this program was built with a libtorch without CUDA: build it with LIBTORCH naming one that has it, or use --device cpu")]
+    NoCuda,
     /// A GPU was asked for, and there is none.
-    #[error(
-        "libtorch sees no GPU: it takes a libtorch with CUDA (LIBTORCH at build time) and a GPU that nvidia-smi lists; or use --device cpu"
-    )]
+    #[error("libtorch sees no GPU: it takes one that nvidia-smi lists, with a driver for the CUDA of this libtorch; or use --device cpu")]
     NoGpu,
     /// The images could not be read.
     #[error("the images cannot be read")]

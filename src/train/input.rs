@@ -40,7 +40,11 @@ impl Normaliser {
 /// The first GPU.
 ///
 /// # Errors
-/// [`TrainError::NoGpu`] where libtorch sees none.
+/// [`TrainError::NoCuda`] where libtorch has no CUDA, [`TrainError::NoGpu`] where it sees none.
 pub fn gpu() -> Result<Device, TrainError> {
-    if tch::Cuda::is_available() { Ok(Device::Cuda(0)) } else { Err(TrainError::NoGpu) }
+    match (tch::Cuda::is_available(), tch::utils::has_cudart()) {
+        (true, _) => Ok(Device::Cuda(0)),
+        (false, true) => Err(TrainError::NoGpu),
+        (false, false) => Err(TrainError::NoCuda),
+    }
 }
