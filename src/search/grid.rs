@@ -69,17 +69,13 @@ impl Grid {
         Ok(())
     }
 
-    /// The paper's grid for `space`: up to five of its resolutions, four depths, two widths, four kernel configurations. Resolutions
-    /// go as far as training did: for the paper's space, 192, 224, 256, 288 and 320.
+    /// The paper's grid for `space`: five resolutions, four depths, two widths, four kernel configurations. Resolutions are those of
+    /// training, at which children are at their best, and what lies furthest from them and from each other, no higher than training
+    /// went: for the paper's space, 192, 224, 256, 288 and 320.
     #[must_use]
     pub fn of(space: &SearchSpace) -> Self {
-        let most = space.training_resolutions.iter().max();
-        let all: Vec<usize> = space.resolutions.iter().copied().filter(|resolution| most.is_none_or(|most| resolution <= most)).collect();
-        let count = all.len().min(5);
-        let mut resolutions: Vec<usize> = (0..count).map(|i| at(&all, i as f64 / (count - 1).max(1) as f64)).collect();
-        resolutions.dedup();
         let thirds = vec![0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0];
-        Self { resolutions, depth: thirds.clone(), width: vec![0.0, 1.0], kernel: thirds }
+        Self { resolutions: resolutions(space), depth: thirds.clone(), width: vec![0.0, 1.0], kernel: thirds }
     }
 
     /// Every child of the grid that `space` allows, without repetition, in a fixed order.
@@ -101,6 +97,25 @@ impl Grid {
         }
         children
     }
+}
+
+/// How many resolutions the paper's grid has.
+const RESOLUTIONS: usize = 5;
+
+/// Some of training's where there are more than the grid takes; else those, and the widest gaps filled while there is room.
+fn resolutions(space: &SearchSpace) -> Vec<usize> {
+    let trained = &space.training_resolutions;
+    let count = trained.len().min(RESOLUTIONS);
+    let mut taken: Vec<usize> = (0..count).map(|i| at(trained, i as f64 / (count - 1).max(1) as f64)).collect();
+    let most = taken.last().copied().unwrap_or_default();
+    while taken.len() < RESOLUTIONS {
+        let distance = |resolution: &usize| taken.iter().map(|other| other.abs_diff(*resolution)).min();
+        let between = space.resolutions.iter().copied().filter(|resolution| *resolution < most && !taken.contains(resolution));
+        let Some(furthest) = between.max_by_key(distance) else { break };
+        taken.push(furthest);
+        taken.sort_unstable();
+    }
+    taken
 }
 
 fn skeleton(space: &SearchSpace, resolution: usize, depth: f64, width: f64, kernel: f64) -> Choices {
@@ -140,6 +155,22 @@ mod tests {
         assert_eq!(children.len(), 5 * 4 * 2 * 4);
         for extreme in [space.smallest(), space.biggest()] {
             assert!(children.iter().any(|child| child.id() == extreme.id()));
+        }
+    }
+
+    #[test]
+    fn the_grid_has_the_resolutions_of_training_and_what_lies_between() {
+        for (trained, all, expected) in [
+            (&[192, 224, 288, 320][..], &[192, 208, 224, 240, 256, 272, 288, 304, 320, 336][..], &[192, 224, 256, 288, 320][..]),
+            (&[192, 224, 256, 288], &[192, 208, 224, 240, 256, 272, 288], &[192, 224, 256, 272, 288]),
+            (&[20, 24, 28, 32], &[20, 22, 24, 26, 28, 30, 32], &[20, 24, 28, 30, 32]),
+            (&[24, 28, 32], &[24, 26, 28, 30, 32], &[24, 26, 28, 30, 32]),
+            (&[20, 32], &[20, 24, 32], &[20, 24, 32]),
+            (&[24], &[20, 24, 28], &[20, 24]),
+            (&[10, 12, 14, 16, 18, 20, 22], &[10, 12, 14, 16, 18, 20, 22], &[10, 14, 16, 20, 22]),
+        ] {
+            let space = SearchSpace { training_resolutions: trained.into(), resolutions: all.into(), ..preset("fashion-mnist").unwrap() };
+            assert_eq!(Grid::of(&space).resolutions, expected, "{trained:?} of {all:?}");
         }
     }
 
