@@ -376,6 +376,11 @@ fn analyses_that_train_compare_what_they_say() {
     assert_eq!(arms("constant-ending"), ["floor 0 %", "floor 7 %"]);
     succeed(analyse("regularisation", &[]));
     assert_eq!(arms("regularisation"), ["the biggest alone", "everyone"]);
+    let [first, second] = [0, 1].map(|row| numbers("regularisation")["rows"][row].clone());
+    for (child, gain) in [("smallest", "gain_smallest"), ("biggest", "gain_biggest")] {
+        let [before, after, gained] = [&first[child], &second[child], &second[gain]["mean"]].map(|value| value.as_f64().expect("measured"));
+        assert!(first[gain].is_null() && (after - before - gained).abs() < 1e-9, "{child}: {first} {second}");
+    }
     assert_eq!(numbers("regularisation")["augment"]["crop"]["pad"], 1, "as the model was trained");
     drawn(here, "fine-tuning", &["fine-tuning"]);
     for name in ["initialisation", "constant-ending", "regularisation"] {

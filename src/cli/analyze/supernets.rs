@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::Children;
 use super::report::Report;
 use super::workshop::{Arm, Setup, Trained, Training, Workshop};
+use crate::evaluate::{Difference, Tally, difference};
 use crate::plot::{Chart, Mark, Series};
-use crate::space::{Child, SearchSpace, Shortcut};
+use crate::space::{SearchSpace, Shortcut};
 use crate::train::{Accuracy, Course, Regularise, TrainSettings};
 
 /// Arguments of `bignas analyze initialisation`.
@@ -46,6 +47,10 @@ struct Row {
     diverged_at_step: Option<u64>,
     smallest: Option<f64>,
     biggest: Option<f64>,
+    /// How much better the smallest child is than that of the first arm.
+    gain_smallest: Option<Difference>,
+    /// The same of the biggest.
+    gain_biggest: Option<Difference>,
     /// Of both, where both are numbers.
     average: Option<f64>,
     /// Training time, in seconds.
@@ -55,6 +60,9 @@ struct Row {
     /// Training losses of the smallest and the biggest child, which the run's own log has too.
     #[serde(skip)]
     losses: [Vec<(u64, f64)>; 2],
+    /// What both children said of the test images, where they were numbers.
+    #[serde(skip)]
+    tallies: Option<[Tally; 2]>,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,13 +134,16 @@ fn arm(name: &str, space: &SearchSpace, settings: TrainSettings) -> Arm {
 /// Trains every arm, and reports its smallest and biggest child.
 fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what: &str, arms: Vec<Arm>) -> anyhow::Result<()> {
     workshop.check(&arms)?;
-    let rows = arms.iter().map(|arm| measure(&mut workshop, arm)).collect::<anyhow::Result<Vec<_>>>()?;
-    let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
-    let cells = |row: &Row| {
-        let fate = row.diverged_at_step.map_or_else(|| format!("{:.1} min", row.seconds / 60.0), |step| format!("diverged at step {step}"));
-        vec![row.arm.clone(), percent(row.smallest), percent(row.biggest), percent(row.average), fate]
-    };
-    let what = format!("{what} Top-1 accuracy in %. {} {}", workshop.rate(), workshop.describe());
+    let mut rows: Vec<Row> = Vec::new();
+    for arm in &arms {
+        let row = measure(&mut workshop, arm, rows.first())?;
+        rows.push(row);
+    }
+    let what = format!(
+        "{what} Top-1 accuracy in %, and the paired difference to the first arm with its 95 % interval. {} {}",
+        workshop.rate(),
+        workshop.describe()
+    );
     let columns = ["arm", "smallest child", "biggest child", "average", "training"].map(str::to_owned).to_vec();
     let table = rows.iter().map(cells).collect();
     let charts = [
@@ -148,18 +159,46 @@ fn compare(mut workshop: Workshop<'_>, args: &Training, name: &'static str, what
     Report { name, what, columns, rows: table, charts, numbers }.publish(&workshop.lab, &args.common.output)
 }
 
-fn measure(workshop: &mut Workshop<'_>, arm: &Arm) -> anyhow::Result<Row> {
-    let (diverged_at_step, course, [smallest, biggest]) = match workshop.train(arm)? {
-        Trained::Diverged { step, course } => (Some(step), course, [None; 2]),
+/// Trains `arm`, and compares its smallest and biggest child with those of the `first` arm.
+fn measure(workshop: &mut Workshop<'_>, arm: &Arm, first: Option<&Row>) -> anyhow::Result<Row> {
+    let (diverged_at_step, course, tallies) = match workshop.train(arm)? {
+        Trained::Diverged { step, course } => (Some(step), course, None),
         Trained::Finished { weights, course } => {
-            let mut test = |child: &Child| anyhow::Ok(Some(workshop.test(arm, &weights, child)?.accuracy()));
-            (None, course, [test(&arm.space.smallest())?, test(&arm.space.biggest())?])
+            let smallest = workshop.test(arm, &weights, &arm.space.smallest())?;
+            (None, course, Some([smallest, workshop.test(arm, &weights, &arm.space.biggest())?]))
         }
     };
+    let [smallest, biggest] = [0, 1].map(|which| Some(tallies.as_ref()?[which].accuracy()));
+    let gain = |which: usize| {
+        let (own, other) = (tallies.as_ref()?, first?.tallies.as_ref()?);
+        Some(difference(&own[which].correct, &other[which].correct))
+    };
+    let [gain_smallest, gain_biggest] = [0, 1].map(gain);
     let Course { epochs, seconds, losses_biggest, losses_smallest } = course;
-    let average = smallest.zip(biggest).map(|(smallest, biggest)| f64::midpoint(smallest, biggest));
-    let losses = [losses_smallest, losses_biggest];
-    Ok(Row { arm: arm.name.clone(), diverged_at_step, smallest, biggest, average, seconds, epochs, losses })
+    Ok(Row {
+        arm: arm.name.clone(),
+        diverged_at_step,
+        smallest,
+        biggest,
+        gain_smallest,
+        gain_biggest,
+        average: smallest.zip(biggest).map(|(smallest, biggest)| f64::midpoint(smallest, biggest)),
+        seconds,
+        epochs,
+        losses: [losses_smallest, losses_biggest],
+        tallies,
+    })
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let percent = |accuracy: Option<f64>| accuracy.map_or_else(|| "–".to_owned(), |accuracy| format!("{:.2}", 100.0 * accuracy));
+    let compared = |accuracy: Option<f64>, gain: Option<Difference>| match gain {
+        Some(gain) => format!("{} ({:+.2} ± {:.2})", percent(accuracy), 100.0 * gain.mean, 100.0 * gain.margin),
+        None => percent(accuracy),
+    };
+    let fate = row.diverged_at_step.map_or_else(|| format!("{:.1} min", row.seconds / 60.0), |step| format!("diverged at step {step}"));
+    let children = [compared(row.smallest, row.gain_smallest), compared(row.biggest, row.gain_biggest)];
+    [vec![row.arm.clone()], children.into(), vec![percent(row.average), fate]].concat()
 }
 
 /// Accuracy of one child of every arm, after each epoch.
