@@ -2,12 +2,14 @@
 """Train the single-stage model as an eager PyTorch loop would: what `bignas train` is measured against.
 
     pytorch_training.py SPACE WEIGHTS --steps 30 --batch-size 128 --threads 2 [--channels-last]
+    pytorch_training.py SPACE WEIGHTS --steps 20 --batch FILE --mean M M M --std S S S --random-children 0 --rate 0.01
 
 SPACE is a search space as JSON and WEIGHTS the safetensors file of a model in it; both are what `bignas init` writes.
 The loop is the paper's: the biggest child learns from labels, the smallest and two random ones from its predictions,
-the gradients are added, and RMSProp as TensorFlow has it makes one update. Its images are random and lie in memory,
-normalised, before the clock starts: unlike `bignas train` it pays nothing for reading and augmenting them.
-Prints one line of JSON: images per second of every step, and the losses of the first.
+the gradients are added, and RMSProp as TensorFlow has it makes one update. Its images are random, or those of a file in
+CIFAR-10's binary form, and lie in memory, normalised, before the clock starts: unlike `bignas train` it pays nothing for
+reading and augmenting them. Prints one line of JSON: of every step the images per second, and the losses: the biggest
+child's, the smallest's, and those of the random ones.
 """
 
 import argparse
@@ -179,19 +181,27 @@ class RmsPropTensorFlow:
             p.grad = None
 
 
-def train_step(net, optimiser, space, images, labels, rate, memory_format):
+def train_step(net, optimiser, space, images, labels, args, memory_format):
     biggest, smallest = choose(space, lambda values: values[-1]), choose(space, lambda values: values[0])
     logits = net(resize(images, biggest["resolution"], memory_format), biggest, space["head"]["dropout"])
     loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
     loss.backward()
     losses = [loss.item()]
     target = logits.detach().softmax(1)
-    for child in [smallest, choose(space, random.choice), choose(space, random.choice)]:
+    for child in [smallest] + [choose(space, random.choice) for _ in range(args.random_children)]:
         loss = F.cross_entropy(net(resize(images, child["resolution"], memory_format), child), target)
         loss.backward()
         losses.append(loss.item())
-    optimiser.step(rate)
+    optimiser.step(args.rate)
     return losses
+
+
+def read_batch(path, mean, std):
+    """All images of a file in CIFAR-10's binary form, normalised, and their labels."""
+    records = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8).reshape(-1, 3073)
+    images = records[:, 1:].reshape(-1, 3, 32, 32).float() / 255
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
+    return (images - mean) / std, records[:, 0].long()
 
 
 def main():
@@ -202,6 +212,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--random-children", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--batch", help="the images of every step, in CIFAR-10's binary form")
+    parser.add_argument("--mean", type=float, nargs=3)
+    parser.add_argument("--std", type=float, nargs=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -215,15 +230,17 @@ def main():
     net.to(memory_format=memory_format)
     optimiser = RmsPropTensorFlow(net.parameters())
     side = 32 if space["input_channels"] == 3 else 28
-    images = torch.randn(args.batch_size, space["input_channels"], side, side)
-    labels = torch.randint(0, 10, (args.batch_size,))
-    speeds, first = [], None
+    if args.batch:
+        images, labels = read_batch(args.batch, args.mean, args.std)
+    else:
+        images = torch.randn(args.batch_size, space["input_channels"], side, side)
+        labels = torch.randint(0, 10, (args.batch_size,))
+    speeds, losses = [], []
     for _ in range(args.steps):
         started = time.perf_counter()
-        losses = train_step(net, optimiser, space, images, labels, 1e-4, memory_format)
-        speeds.append(round(args.batch_size / (time.perf_counter() - started), 1))
-        first = first or losses
-    print(json.dumps({"images_per_second": speeds, "first_losses": first}))
+        losses.append(train_step(net, optimiser, space, images, labels, args, memory_format))
+        speeds.append(round(len(labels) / (time.perf_counter() - started), 1))
+    print(json.dumps({"images_per_second": speeds, "losses": losses}))
 
 
 if __name__ == "__main__":

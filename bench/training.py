@@ -8,6 +8,9 @@ BIGNAS is the training binary (`make build-train`), PYTHON an interpreter that h
 meets both. `bignas train` reads, augments and normalises its images, random ones in CIFAR-10's binary form; PyTorch has
 one normalised batch in memory (bench/pytorch_training.py) and is tried in both memory layouts, of which the faster
 counts. Both keep their default allocator, environment and thread settings. The first 20 steps of every run do not count.
+
+First the two are shown to do the same: both train the smallest and the biggest child on one batch, from the same random
+weights and without augmentation, and must come to the same losses after 20 updates.
 """
 
 import argparse
@@ -24,16 +27,57 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 10
 WARM_UP = 20
 LOGGED_EVERY = 20
+# What 20 updates make of the order in which float32 is summed.
+TOLERANCE = 2e-3
 
 
 def write_data(directory, images):
     """CIFAR-10's binary form: a label and 3,072 pixels an image, in five files for training and one for the test."""
+    directory.mkdir()
     noise = random.Random(0)
     names = [f"data_batch_{number}.bin" for number in range(1, 6)]
     for name, count in [(name, images // 5) for name in names] + [("test_batch.bin", 100)]:
         records = (bytes([noise.randrange(CLASSES)]) + noise.randbytes(3072) for _ in range(count))
         (directory / name).write_bytes(b"".join(records))
     (directory / "batches.meta.txt").write_text("".join(f"class {number}\n" for number in range(CLASSES)))
+
+
+def do_the_same(args, work):
+    """Ends the comparison where both do not come to the same losses."""
+    batch, rate_per_256 = 125, 0.016
+    data, run, start, trained = work / "one-batch", work / "one-batch-run", work / "one-batch-start", work / "one-batch-trained"
+    write_data(data, batch)
+    command = [args.bignas, "train", "--data", data, "--space", args.space, "--run", run, "--model", trained]
+    command += ["--epochs", str(LOGGED_EVERY), "--batch-size", str(batch), "--random-children", "0", "--threads", str(args.threads)]
+    command += ["--pad", "0", "--no-flip", "--auto-augment", "none", "--without", "zero-gamma", "warm-up", "dropout"]
+    command += ["--learning-rate", str(rate_per_256), "--floor", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    ours = next(line for line in logged(run / "metrics.jsonl") if line["kind"] == "step")
+    # The same seed, and so the weights that the training began with.
+    init(args, start, "one")
+    together = work / "one-batch.bin"
+    together.write_bytes(b"".join((data / f"data_batch_{number}.bin").read_bytes() for number in range(1, 6)))
+    preprocessing = json.loads((trained / "model.json").read_text())["preprocessing"]
+    flags = ["--batch", together, "--random-children", "0", "--rate", str(rate_per_256 * batch / 256)]
+    for name in ("mean", "std"):
+        flags += [f"--{name}", *map(str, preprocessing[name])]
+    theirs = pytorch(args, space_of(start), start / "weights.safetensors", LOGGED_EVERY, flags)["losses"]
+    for name, before, loss in zip(("biggest", "smallest"), theirs[0], theirs[-1]):
+        found = ours[f"loss_{name}"]
+        print(f"loss of the {name} child on one batch: {before:.4f} at first, after {LOGGED_EVERY} steps {found:.4f}, PyTorch {loss:.4f}")
+        if abs(found - loss) > TOLERANCE * loss:
+            sys.exit("the two do not do the same, so their speeds cannot be compared")
+
+
+def init(args, model, gamma):
+    command = [args.bignas, "init", "--space", args.space, "--gamma", gamma, "--classes", str(CLASSES), "-o", model]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def space_of(model):
+    space = model / "space.json"
+    space.write_text(json.dumps(json.loads((model / "model.json").read_text())["space"]))
+    return space
 
 
 def bignas(binary, data, work, args):
@@ -67,11 +111,15 @@ def logged(metrics):
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def pytorch(python, space, weights, args, channels_last):
-    command = [python, "-B", ROOT / "bench/pytorch_training.py", space, weights, "--steps", str(args.steps)]
-    command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
-    output = subprocess.run(command + ["--channels-last"] * channels_last, check=True, capture_output=True, text=True)
-    speeds = json.loads(output.stdout)["images_per_second"][WARM_UP:]
+def pytorch(args, space, weights, steps, flags):
+    command = [args.python, "-B", ROOT / "bench/pytorch_training.py", space, weights, "--steps", str(steps)]
+    command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads), *flags]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(output.stdout)
+
+
+def pytorch_speed(args, model, flags):
+    speeds = pytorch(args, space_of(model), model / "weights.safetensors", args.steps, flags)["images_per_second"][WARM_UP:]
     return len(speeds) / sum(1 / speed for speed in speeds)
 
 
@@ -86,18 +134,16 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        data = Path(work) / "data"
-        data.mkdir()
+        work = Path(work)
+        do_the_same(args, work)
+        data, model = work / "data", work / "model"
         write_data(data, args.batch_size * (args.steps + 1) + 4)
-        model = Path(work) / "model"
-        subprocess.run([args.bignas, "init", "--space", args.space, "--gamma", "zero", "-o", model], check=True, capture_output=True)
-        space = Path(work) / "space.json"
-        space.write_text(json.dumps(json.loads((model / "model.json").read_text())["space"]))
+        init(args, model, "zero")
         ratios = []
         for number in range(args.rounds):
             ours, steps = bignas(args.bignas, data, work, args)
             first, last = (step["memory_bytes"] / 2**30 for step in (steps[0], steps[-1]))
-            plain, channels_last = (pytorch(args.python, space, model / "weights.safetensors", args, layout) for layout in (False, True))
+            plain, channels_last = (pytorch_speed(args, model, flags) for flags in ([], ["--channels-last"]))
             ratios.append(ours / max(plain, channels_last))
             print(
                 f"round {number + 1}: bignas {ours:.1f} images/s ({first:.2f} GiB after {WARM_UP} steps, {last:.2f} at the end, "
