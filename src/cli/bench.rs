@@ -118,6 +118,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         write(files, &report, &outcomes)?;
     }
+    let url = &args.url;
+    ensure!(
+        outcomes.iter().any(|outcome| outcome.reply.is_some()),
+        "nothing was answered: see `bignas health --ready --url {url}`, and if it is only slow, give a longer --timeout-s and --window-s"
+    );
     Ok(())
 }
 
