@@ -20,8 +20,8 @@ pub struct Metrics {
     pub queue_depth: IntGauge,
     /// Images that nobody waited for any more, in the queue or while they were computed: the client had left, or the deadline had passed.
     pub cancelled_images: IntCounter,
-    /// Requests that were not queued or not answered in time, by reason: `deadline`, `queue`, or `builds` where too many children wait
-    /// to be built.
+    /// Requests that were not queued or not answered in time, by reason: `deadline`, `queue`, `builds` where too many children
+    /// wait to be built, or `bodies` where those under way take too much memory.
     pub shed: IntCounterVec,
     /// Requests answered by a smaller child than an idle server would have taken.
     pub degraded: IntCounter,

@@ -40,7 +40,8 @@ pub struct ModelCard {
     /// The statistics that ship with the family, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<ShippedStatistics>,
-    /// How the weights came about; free-form, but for `augment`, the changes to images that recalibration repeats.
+    /// How the weights came about; free-form, but for `augment`, the changes to images that recalibration repeats, and for what tells held-out
+    /// images from those trained on: `images`, `skipped`, and `held_out` and `seed` of `settings`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<serde_json::Value>,
 }

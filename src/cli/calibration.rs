@@ -33,7 +33,8 @@ pub(super) struct Sampling {
     /// How many images to draw from a folder
     #[arg(long, env = "BIGNAS_CALIBRATION_IMAGES", default_value_t = 512, value_name = "IMAGES", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     calibration_images: u32,
-    /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64, if not given
+    /// Images in a batch of the recalibration; a partial last batch is dropped. The model's own, or 64 where it has none, if not
+    /// given
     #[arg(long, env = "BIGNAS_CALIBRATION_BATCH", value_name = "IMAGES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     calibration_batch: Option<u16>,
     /// Seed of the draw

@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Images of a run
     #[arg(long, num_args = 1.., default_values_t = [1, 8], value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch_sizes: Vec<u16>,
-    /// Threads of a run; the server computes a request on one
+    /// Threads of a run; a server's `latency_ms` is that of one
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
     /// Whole children to measure: two in three to fit the predictions on, the others to test them

@@ -1,6 +1,6 @@
 //! ImageNet's thousand classes, in the order of the classifiers: by WordNet id.
 //!
-//! `imagenet.tsv` holds one line a class: the WordNet id, which names the class's folder, and the class's names.
+//! `imagenet/classes.tsv` holds one line a class: the WordNet id, which names the class's folder, and the class's names.
 
 /// Name of the data set.
 pub const NAME: &str = "ImageNet";

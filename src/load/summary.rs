@@ -17,7 +17,7 @@ pub struct Outcome {
     pub latency: Duration,
     /// The deadline that it asked for.
     pub deadline: Option<Duration>,
-    /// The answer; none where the connection failed.
+    /// The answer; none where the connection failed, or no answer came in time.
     pub reply: Option<Reply>,
 }
 
@@ -52,7 +52,7 @@ pub struct Summary {
     pub degraded: f64,
     /// Mean accuracy of the children that answered, over answers whose child's accuracy is known.
     pub mean_accuracy: Option<f64>,
-    /// Answers by status; 0 stands for connections that failed.
+    /// Answers by status; 0 stands for requests without one.
     pub statuses: BTreeMap<u16, usize>,
     /// Answers by child.
     pub children: BTreeMap<ChildId, usize>,

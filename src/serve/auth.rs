@@ -1,4 +1,4 @@
-//! Who may add and remove children.
+//! Who may add and remove children, and replace the model.
 
 use std::net::IpAddr;
 
@@ -39,7 +39,7 @@ impl Access {
             Self::Open => Ok(()),
             Self::Closed => Err(ApiError::new(
                 Code::Forbidden,
-                "the server listens beyond loopback without an admin key; start it with --admin-key or BIGNAS_ADMIN_KEY to change children",
+                "the server listens beyond loopback without an admin key; start it with --admin-key or BIGNAS_ADMIN_KEY to change children or the model",
             )),
             Self::Key(key) => match headers.get(AUTHORIZATION).and_then(bearer) {
                 None => Err(ApiError::new(Code::Unauthorized, "send the admin key as `Authorization: Bearer KEY`")),
@@ -61,7 +61,7 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
     Sha256::digest(given).ct_eq(&Sha256::digest(expected)).into()
 }
 
-/// Proof that a request may change children.
+/// Proof that a request may change children or the model.
 #[derive(Debug)]
 pub(super) struct Admin;
 

@@ -18,7 +18,7 @@ use super::wire::MOST_IMAGES;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct ServeOptions {
-    /// Address to listen on; beyond loopback, adding and removing children needs an admin key
+    /// Address to listen on; beyond loopback, changing children or the model needs an admin key
     #[arg(long, env = "BIGNAS_HOST", value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one
@@ -28,7 +28,7 @@ pub struct ServeOptions {
     /// clients there are; none, if not given
     #[arg(long, env = "BIGNAS_PROBE_PORT", value_name = "PORT")]
     pub probe_port: Option<u16>,
-    /// Key that POST and DELETE /children want as `Authorization: Bearer KEY`
+    /// Key that POST and DELETE /children and POST /model/reload want as `Authorization: Bearer KEY`
     #[arg(long, env = "BIGNAS_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     pub admin_key: Option<AdminKey>,
     /// Directory of onnxruntime-web, with which the playground runs children in the visitor's browser; without it, it does not

@@ -186,7 +186,8 @@ pub struct Head {
     pub channels: Vec<usize>,
     /// How the last stage's output becomes that vector.
     pub kind: HeadKind,
-    /// Probability of dropping a feature before the classifier; applied in training to the biggest child only.
+    /// Probability of dropping a feature before the classifier; applied in training to whoever is regularised: by default the
+    /// biggest child alone.
     pub dropout: f64,
 }
 

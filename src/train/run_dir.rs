@@ -118,7 +118,8 @@ impl RunDirectory {
     /// Writes a checkpoint under a temporary name, renames it, and deletes the oldest beyond two. Returns its directory.
     ///
     /// # Errors
-    /// [`TrainError::Save`]; the checkpoints before are untouched.
+    /// [`TrainError::Save`]; the checkpoints before are untouched. [`TrainError::Io`] where this one is in place, and
+    /// one of them could not be deleted.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
         let directory = self.checkpoints().join(format!("{STEP}{:08}", checkpoint.state.step));
         if directory.exists() {

@@ -45,12 +45,12 @@ pub struct Step {
     pub threads: usize,
 }
 
-/// Mean losses of one step.
+/// Mean losses of one step: cross entropies with the smoothed labels, or with the predictions of whoever teaches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Losses {
-    /// Cross entropy of the biggest child with the smoothed labels; none without the sandwich rule.
+    /// Of the biggest child, where it is trained at every step.
     pub biggest: Option<f64>,
-    /// Cross entropy of the smallest child with the biggest's predictions; none without the sandwich rule.
+    /// Of the smallest child, likewise.
     pub smallest: Option<f64>,
     /// Of the one child that is trained, alone or beside the biggest.
     pub child: Option<f64>,

@@ -19,7 +19,8 @@ const IMAGES: usize = 2_000;
 /// Images a batch.
 const BATCH: usize = 128;
 
-/// Share of images that were classified correctly, in 0..=1, by those children that the run trains at every step.
+/// Share of images that were classified correctly, in 0..=1: by both ends of the space, or by those children that the
+/// roster names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Images that it was measured on.

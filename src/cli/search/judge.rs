@@ -64,7 +64,7 @@ impl Judge<'_> {
     fn network(&self, child: &Child) -> anyhow::Result<(Network, BnStats, Option<f64>)> {
         let deployed = self.recalibration.measure(self.model, child, self.runtime, self.threads, Input::Resolution)?;
         let load = |threads| Network::load(self.runtime, &deployed.onnx, &format!("child {}", child.id()), threads);
-        // On one thread, as the server runs it.
+        // On one thread, as the latency that a server reports and is asked for.
         let latency_ms = self.measures_latency.then(|| measure_latency_ms(&mut load(1)?)).transpose()?;
         Ok((load(self.threads)?, deployed.stats, latency_ms))
     }

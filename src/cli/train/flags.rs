@@ -15,28 +15,28 @@ pub(in crate::cli) struct SettingsFlags {
     /// JSON file of all training settings; the flags below change single ones
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Passes over the training images
+    /// Passes over the training images; 8 if not given, and 2 in an analysis
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     epochs: Option<u64>,
-    /// Images a step
+    /// Images a step; 128 if not given
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..))]
     batch_size: Option<u16>,
-    /// Learning rate for a batch of 256 images; it is scaled to the batch
+    /// Learning rate for a batch of 256 images, scaled to the batch; 0.016 if not given
     #[arg(long)]
     learning_rate: Option<f64>,
     /// Constant ending: the learning rate never falls below this fraction of its highest; 0.05 if not given, and 0 with --schedule cosine or linear
     #[arg(long)]
     floor: Option<f64>,
-    /// How the learning rate decays
+    /// How the learning rate decays; exponential if not given
     #[arg(long, value_enum)]
     schedule: Option<Shape>,
-    /// How gradients become updates
+    /// How gradients become updates; rmsprop if not given
     #[arg(long, value_enum)]
     optimiser: Option<Rule>,
     /// Keep an average of the weights with this decay, such as 0.999, and use it for validation and for the model
     #[arg(long, value_name = "DECAY")]
     average: Option<f64>,
-    /// Random children a step, beside the smallest and the biggest
+    /// Random children a step, beside the smallest and the biggest; 2 if not given
     #[arg(long, value_name = "CHILDREN", value_parser = clap::value_parser!(u64).range(0..=64))]
     random_children: Option<u64>,
     /// Epochs at the start in which every child learns from the labels: for short runs, in which a teacher that knows nothing yet
