@@ -27,7 +27,7 @@ fn preprocessing(resize: u32, crop: u32) -> Preprocessing {
     Preprocessing { resize: Some(resize), filter: Filter::Bicubic, crop, mean, std, background: [0; 3] }
 }
 
-/// An epoch of `count` images on one thread and on two, in turn; the first of either reads the files into the system's cache.
+/// Epochs of `count` images on one thread and on two, in turn; the files lie in the system's cache.
 fn measure(name: &str, (width, height): (u32, u32), count: u32, preprocessing: &Preprocessing, augment: &Augment) {
     let directory = tempfile::tempdir().expect("a directory");
     write_images(&directory.path().join("train"), (width, height), count);

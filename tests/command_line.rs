@@ -50,7 +50,7 @@ fn a_gpu_that_is_missing_is_said() {
     let expected = match bignas::train::gpu() {
         Ok(_) => return,
         Err(_) if with_cuda => "libtorch sees no GPU: it takes one that nvidia-smi lists",
-        Err(_) => "built with a libtorch without CUDA: build it with LIBTORCH naming one that has it",
+        Err(_) => "built without libtorch's CUDA: build it with LIBTORCH naming a libtorch that has it",
     };
     let directory = tempfile::tempdir().expect("a directory");
     let image = image::GrayImage::new(28, 28);

@@ -25,7 +25,7 @@ fn measure(net: &SlicedNet, images: &CalibrationSet, batch: usize, threads: usiz
     recalibrate(net, &common::preprocessing(), &calibrator)
 }
 
-/// Batches count in their order, so that statistics, and what is cached under their checksum, are those of any machine.
+/// Every batch counts once, whoever computes it: statistics, and what is cached under their checksum, are those of any machine.
 #[test]
 fn statistics_depend_on_the_batches_and_not_on_the_threads() {
     let (net, images) = (net_of(&weights()), CalibrationSet::from(common::noise(29, 28, 1)));

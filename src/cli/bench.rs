@@ -118,10 +118,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         write(files, &report, &outcomes)?;
     }
-    let url = &args.url;
+    let due = args.arrivals == Arrival::Closed || !outcomes.is_empty();
+    ensure!(due, "no request was due in {} s: give a higher --rate, or more --windows", length.as_secs());
     ensure!(
         outcomes.iter().any(|outcome| outcome.reply.is_some()),
-        "nothing was answered: see `bignas health --ready --url {url}`, and if it is only slow, give a longer --timeout-s and --window-s"
+        "nothing was answered: see whether {} is ready, and if it is only slow, give a longer --timeout-s and --window-s",
+        args.url
     );
     Ok(())
 }

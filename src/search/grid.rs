@@ -69,7 +69,7 @@ impl Grid {
         Ok(())
     }
 
-    /// The paper's grid for `space`: five resolutions, four depths, two widths, four kernel configurations. Resolutions are those of
+    /// The paper's grid for `space`: up to five resolutions, four depths, two widths, four kernel configurations. Resolutions are those of
     /// training, at which children are at their best, and what lies furthest from them and from each other, no higher than training
     /// went: for the paper's space, 192, 224, 256, 288 and 320.
     #[must_use]
@@ -102,7 +102,7 @@ impl Grid {
 /// How many resolutions the paper's grid has.
 const RESOLUTIONS: usize = 5;
 
-/// Some of training's where there are more than the grid takes; else those, and the widest gaps filled while there is room.
+/// Some of training's where there are more than the grid takes; else those, and while there is room whichever is furthest from them all.
 fn resolutions(space: &SearchSpace) -> Vec<usize> {
     let trained = &space.training_resolutions;
     let count = trained.len().min(RESOLUTIONS);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_has_the_resolutions_of_training_and_what_lies_between() {
+    fn the_grid_has_the_resolutions_of_training_and_the_furthest_from_them() {
         for (trained, all, expected) in [
             (&[192, 224, 288, 320][..], &[192, 208, 224, 240, 256, 272, 288, 304, 320, 336][..], &[192, 224, 256, 288, 320][..]),
             (&[192, 224, 256, 288], &[192, 208, 224, 240, 256, 272, 288], &[192, 224, 256, 272, 288]),

@@ -7,7 +7,7 @@
 //!
 //! [`listen()`] owns the sockets; [`app`] is the router behind them and can be tested without any. Handlers are thin: they
 //! read a request, ask the engine, and answer in the types of `wire`. Images are decoded and networks run on the engine's
-//! workers; nothing here computes for long on an asynchronous thread: forms, and JSON up to 100 KiB, are all that is parsed there.
+//! workers; nothing here computes for long on an asynchronous thread: forms, and JSON up to 100 KiB, are all that is read there.
 
 mod ask;
 mod auth;

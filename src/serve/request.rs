@@ -49,11 +49,10 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
     }
     let (images, fields) = match kind {
         Kind::Image => (vec![bytes], Fields::default()),
-        Kind::Json if bytes.len() > QUICK_JSON_BYTES => {
+        Kind::Json => {
             let max_images = limits.images;
-            tokio::task::spawn_blocking(move || from_json(&bytes, max_images)).await.map_err(ApiError::internal)??
+            parse(bytes, move |json| from_json(json, max_images)).await?
         }
-        Kind::Json => from_json(&bytes, limits.images)?,
         Kind::Form => {
             let mut request = Request::from_parts(parts, Body::from(bytes));
             // The body has met its own limit.
@@ -71,7 +70,7 @@ pub(super) async fn read(request: Request, limits: &BodyLimits) -> Result<(Class
 ///
 /// # Errors
 /// A problem for another media type, and for what is not such JSON.
-pub(super) async fn read_json<T: DeserializeOwned>(request: Request, limits: &BodyLimits) -> Result<T, ApiError> {
+pub(super) async fn read_json<T: DeserializeOwned + Send + 'static>(request: Request, limits: &BodyLimits) -> Result<T, ApiError> {
     if !matches!(Kind::of(request.headers()), Ok(Kind::Json)) {
         return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON, with the header Content-Type: application/json"));
     }
@@ -80,7 +79,16 @@ pub(super) async fn read_json<T: DeserializeOwned>(request: Request, limits: &Bo
     if bytes.is_empty() {
         return Err(ApiError::new(Code::EmptyBody, "send JSON"));
     }
-    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("the JSON is not what it should be: {error}")))
+    let read = |json: &[u8]| serde_json::from_slice(json).map_err(|error| invalid(format!("the JSON is not what it should be: {error}")));
+    parse(bytes, read).await
+}
+
+/// What `read` makes of JSON.
+async fn parse<T: Send + 'static>(json: Bytes, read: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    if json.len() <= QUICK_JSON_BYTES {
+        return read(&json);
+    }
+    tokio::task::spawn_blocking(move || read(&json)).await.map_err(ApiError::internal)?
 }
 
 /// The forms a body may have.

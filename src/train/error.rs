@@ -143,7 +143,7 @@ pub enum TrainError {
     #[error("the child to train is not in the search space")]
     Child(#[from] crate::space::ChildError),
     /// A GPU was asked for, and libtorch could use none.
-    #[error("this program was built with a libtorch without CUDA: build it with LIBTORCH naming one that has it, or use --device cpu")]
+    #[error("this program was built without libtorch's CUDA: build it with LIBTORCH naming a libtorch that has it, or use --device cpu")]
     NoCuda,
     /// A GPU was asked for, and there is none.
     #[error("libtorch sees no GPU: it takes one that nvidia-smi lists, with a driver for the CUDA of this libtorch; or use --device cpu")]

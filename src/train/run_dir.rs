@@ -119,7 +119,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`TrainError::Save`]; the checkpoints before are untouched. [`TrainError::Io`] where this one is in place, and
-    /// one of them could not be deleted.
+    /// one of them could not be deleted, or the system did not say that all is on the disk.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
         let directory = self.checkpoints().join(format!("{STEP}{:08}", checkpoint.state.step));
         if directory.exists() {

@@ -78,7 +78,7 @@ fn a_server_that_never_answers_is_not_waited_for() {
     };
     for flags in [&["--windows", "3"][..], &["--windows", "1", "--arrivals", "poisson", "--rate", "100"]] {
         let (message, connected) = measured("http", flags);
-        assert!(message.contains(&format!("nothing was answered: see `bignas health --ready --url http://{address}`")), "{message}");
+        assert!(message.contains(&format!("nothing was answered: see whether http://{address} is ready")), "{message}");
         // Those that are due while the one connection is taken give up with it, instead of each waiting in its turn.
         assert!((2..20).contains(&connected), "{connected} connections");
         let report: Value = serde_json::from_slice(&std::fs::read(directory.path().join("out.json")).unwrap()).unwrap();

@@ -169,11 +169,7 @@ fn measure(workshop: &mut Workshop<'_>, arm: &Arm, first: Option<&Row>) -> anyho
         }
     };
     let [smallest, biggest] = [0, 1].map(|which| Some(tallies.as_ref()?[which].accuracy()));
-    let gain = |which: usize| {
-        let (own, other) = (tallies.as_ref()?, first?.tallies.as_ref()?);
-        Some(difference(&own[which].correct, &other[which].correct))
-    };
-    let [gain_smallest, gain_biggest] = [0, 1].map(gain);
+    let [gain_smallest, gain_biggest] = gains(tallies.as_ref(), first.and_then(|first| first.tallies.as_ref()));
     let Course { epochs, seconds, losses_biggest, losses_smallest } = course;
     Ok(Row {
         arm: arm.name.clone(),
@@ -188,6 +184,11 @@ fn measure(workshop: &mut Workshop<'_>, arm: &Arm, first: Option<&Row>) -> anyho
         losses: [losses_smallest, losses_biggest],
         tallies,
     })
+}
+
+/// How much better the smallest and the biggest child are than those of the `first` arm.
+fn gains(own: Option<&[Tally; 2]>, first: Option<&[Tally; 2]>) -> [Option<Difference>; 2] {
+    [0, 1].map(|which| Some(difference(&own?[which].correct, &first?[which].correct)))
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -231,7 +232,35 @@ fn losses(rows: &[Row], child: &str, which: usize) -> Chart {
 
 #[cfg(test)]
 mod tests {
-    use super::floor_name;
+    use super::*;
+
+    #[test]
+    fn gains_are_those_of_each_child_over_the_first_arm() {
+        let tally =
+            |right: usize| Tally { images: 4, top1: right, correct: (0..4).map(|image| image < right).collect(), ..Tally::default() };
+        let (first, second) = ([tally(1), tally(3)], [tally(2), tally(1)]);
+        let gained = gains(Some(&second), Some(&first)).map(|gain| gain.map(|gain| gain.mean));
+        assert_eq!(gained, [Some(0.25), Some(-0.5)]);
+        assert_eq!([gains(None, Some(&first)), gains(Some(&second), None)], [[None; 2]; 2]);
+        let [gain_smallest, gain_biggest] = gains(Some(&second), Some(&first));
+        let row = Row {
+            arm: "second".to_owned(),
+            diverged_at_step: None,
+            smallest: Some(0.5),
+            biggest: Some(0.25),
+            gain_smallest,
+            gain_biggest,
+            average: Some(0.375),
+            seconds: 90.0,
+            epochs: Vec::new(),
+            losses: [Vec::new(), Vec::new()],
+            tallies: None,
+        };
+        assert_eq!(cells(&row), ["second", "50.00 (+25.00 ± 49.00)", "25.00 (-50.00 ± 56.58)", "37.50", "1.5 min"]);
+        let diverged =
+            Row { diverged_at_step: Some(7), smallest: None, biggest: None, gain_smallest: None, gain_biggest: None, average: None, ..row };
+        assert_eq!(cells(&diverged), ["second", "–", "–", "–", "diverged at step 7"]);
+    }
 
     #[test]
     fn a_floor_is_named_as_it_was_given() {

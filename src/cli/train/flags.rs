@@ -12,7 +12,8 @@ use crate::train::{Decay, OptimiserKind, Regularise, Schedule, TrainSettings};
 /// Flags that change single settings.
 #[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct SettingsFlags {
-    /// JSON file of all training settings; the flags below change single ones
+    /// JSON file of all training settings; the flags below change single ones. What neither says stays as it was where a run is
+    /// resumed, and is else as told below
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// Passes over the training images; 8 if not given, and 2 in an analysis
