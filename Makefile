@@ -145,7 +145,7 @@ train: build-train ## Train on Fashion-MNIST as models/fashion-mnist was, or go 
 search: build ## Search what `make train` trained for its family, as models/fashion-mnist was
 	@$(onnxruntime) $(fashion_mnist) \
 	$(TARGET)/release/bignas search --model "$(MODEL)" --data "$$BIGNAS_TEST_FASHION_MNIST" --dataset Fashion-MNIST \
-	--images 4096 --budgets 40 --mutations 3
+	--images 4096 --budgets 80 --mutations 5
 
 clean: ## Remove what was built here (the cache of fetched parts stays)
 	cargo clean
