@@ -201,6 +201,38 @@ async fn requests_whose_clients_left_are_not_computed() {
     assert_eq!(engine.metrics().cancelled_images.get(), 30);
 }
 
+/// Requests of one run may have chosen their child at different times.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_of_a_run_hears_where_it_found_its_child() {
+    let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
+    let before = engine(&model, cache.path(), &[]);
+    let ids = ids(&before);
+    before.classify(ids[0], vec![patch(0)]).await.unwrap();
+    drop(before);
+    let engine = engine(&model, cache.path(), &["--workers", "1"]);
+    engine.classify(ids[1], vec![patch(0)]).await.unwrap();
+    let long = keep_busy(&engine, ids[1], 5_000).await;
+    let mut waiting = Vec::new();
+    for queued in 1..=2 {
+        let (engine, id) = (engine.clone(), ids[0]);
+        waiting.push(tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.classify(id, vec![patch(1)]).await }
+        }));
+        while engine.metrics().queue_depth.get() < queued {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(!long.is_finished(), "the worker is busy");
+    long.abort();
+    let mut heard = Vec::new();
+    for request in waiting {
+        let answer = request.await.unwrap().unwrap();
+        heard.push((answer.source, answer.batch));
+    }
+    assert_eq!(heard, [(Source::Disk, 2), (Source::Memory, 2)]);
+}
+
 /// A run ends where the last of its clients leaves, and its worker takes the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_when_its_clients_leave() {

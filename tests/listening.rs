@@ -252,6 +252,26 @@ fn draining_refuses_nothing_that_was_accepted() {
     assert_eq!(lines.last().unwrap()["message"], "stopped");
 }
 
+/// The last connections are not idle ones, though their requests have not been read yet.
+#[test]
+fn who_connects_while_accepting_ends_is_answered() {
+    let server = Server::start(&["--drain-pause-ms", "0"]);
+    assert_eq!(status(&server.get("/healthz")), "200", "it listens to signals by now");
+    server.signal("STOP");
+    let asked = std::iter::repeat_with(|| {
+        let mut stream = server.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream
+    });
+    let asked: Vec<TcpStream> = asked.take(100).collect();
+    server.signal("TERM");
+    server.signal("CONT");
+    for mut stream in asked {
+        assert_eq!(status(&read_to_close(&mut stream)), "200");
+    }
+    assert!(server.wait().contains("stopped"));
+}
+
 #[test]
 fn the_drain_limit_ends_what_does_not_finish() {
     let server = Server::start(&["--drain-limit-ms", "100"]);

@@ -20,7 +20,7 @@ use crate::space::Child;
 pub(super) struct CalibrationArgs {
     /// Recalibrate on these images, not the model's own: a folder of images at any depth, which are cut and changed at random as in the
     /// model's training, or a safetensors file with one tensor `images` [N, C, S, S] of the model's crop, uint8, or float32 if
-    /// normalised already
+    /// normalised already. A server keeps the statistics that ship with a model for its family, and recalibrates other children
     #[arg(long, env = "BIGNAS_CALIBRATION", value_name = "DIR|FILE")]
     calibration: Option<PathBuf>,
     #[command(flatten)]

@@ -21,7 +21,7 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 #[command(next_help_heading = "Traces")]
 pub(super) struct TraceOptions {
     /// Collector that is sent a span of every request over OTLP (HTTP, protobuf), such as http://localhost:4318; none, if not given.
-    /// The other variables of OpenTelemetry's SDK hold too, such as OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME
+    /// The SDK's variables for sampling, headers and the service's name hold too, such as OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<Url>,
 }

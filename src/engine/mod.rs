@@ -11,6 +11,7 @@ mod client;
 mod cores;
 mod failures;
 mod fault;
+mod gauges;
 mod layout;
 mod load_times;
 mod loaded;
@@ -94,6 +95,8 @@ struct Inner {
     loaders: Workers,
     ready: AtomicBool,
     draining: AtomicBool,
+    /// Whether the metrics that say how an engine stands are those of this one.
+    published: AtomicBool,
 }
 
 impl Engine {
@@ -147,11 +150,10 @@ impl Engine {
         family.map(|known| known.child.id()).find(|&id| !self.inner.measured(id))
     }
 
-    /// Sets the metrics that say how an engine stands, after another one has.
-    pub fn publish(&self) {
-        self.inner.metrics.workers.set(self.inner.pool.runs() as i64);
-        self.inner.metrics.disk_bytes.set(self.inner.builder.store.bytes() as i64);
-        self.inner.record_usage();
+    /// Whether both are handles of one engine.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Refuses new work from now on; what was accepted is finished.
@@ -300,11 +302,5 @@ impl Inner {
         self.builder.store.remove(&self.builder.key(id));
         self.metrics.disk_bytes.set(self.builder.store.bytes() as i64);
         self.record_usage();
-    }
-
-    fn record_usage(&self) {
-        let (bytes, children) = self.cache.usage();
-        self.metrics.cache_bytes.set(bytes as i64);
-        self.metrics.loaded_children.set(children as i64);
     }
 }

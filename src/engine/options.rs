@@ -101,12 +101,19 @@ impl EngineOptions {
 
     /// How the cores are divided among runs, where that is not left to a measurement.
     pub(super) fn layout(&self) -> Option<Layout> {
+        self.layout_of(cores())
+    }
+
+    fn layout_of(&self, cores: usize) -> Option<Layout> {
         let threads = self.threads_per_run.map(usize::from);
-        match (self.workers, threads) {
-            (Some(runs), threads) => Some(Layout { runs: usize::from(runs), threads: threads.unwrap_or(1) }),
-            (None, Some(threads)) => Some(Layout::of(threads, cores())),
-            (None, None) if self.device != Provider::Cpu => Some(Layout { runs: cores().min(ACCELERATOR_RUNS), threads: 1 }),
-            (None, None) => None,
+        match (self.workers, threads, self.device) {
+            (Some(runs), threads, _) => Some(Layout { runs: usize::from(runs), threads: threads.unwrap_or(1) }),
+            (None, None, Provider::Cpu) => None,
+            (None, Some(threads), Provider::Cpu) => Some(Layout::of(threads, cores)),
+            (None, threads, _) => {
+                let layout = Layout::of(threads.unwrap_or(1), cores);
+                Some(Layout { runs: layout.runs.min(ACCELERATOR_RUNS), ..layout })
+            }
         }
     }
 
@@ -157,6 +164,23 @@ mod tests {
             let device = options.device();
             assert_eq!(device.as_ref().ok().map(ToString::to_string).as_deref(), expected, "{flags:?}");
             assert_eq!(device.is_ok_and(|device| device.engine_cache.is_some()), flags.contains(&"tensorrt"), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn cores_are_divided_as_told_and_an_accelerator_gets_few_runs() {
+        let cases = [
+            ("", None),
+            ("--threads-per-run 4", Some((8, 4))),
+            ("--workers 3", Some((3, 1))),
+            ("--device cuda", Some((4, 1))),
+            ("--device cuda --threads-per-run 1", Some((4, 1))),
+            ("--device cuda --threads-per-run 16", Some((2, 16))),
+            ("--device cuda --workers 9 --threads-per-run 2", Some((9, 2))),
+        ];
+        for (flags, expected) in cases {
+            let options = Command::parse_from(std::iter::once("serve").chain(flags.split_whitespace())).options;
+            assert_eq!(options.layout_of(32), expected.map(|(runs, threads)| Layout { runs, threads }), "{flags}");
         }
     }
 }

@@ -103,11 +103,11 @@ impl Engine {
             metrics,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            published: AtomicBool::new(false),
             options,
         };
         let inner = Arc::new(inner);
         let engine = Self { _handles: Arc::new(Handles(Arc::clone(&inner))), inner };
-        engine.inner.metrics.workers.set(layout.runs as i64);
         engine.inner.divide_cores();
         engine.start_warm_up().map_err(StartError::Thread)?;
         Ok(engine)

@@ -68,7 +68,8 @@ impl Store {
         self.bytes() + bytes <= self.limit_bytes
     }
 
-    /// Reads a built child. What is damaged is removed and counts as absent: it will be built again.
+    /// Reads a built child. What is damaged is removed, and what cannot be read just now, such as for want of file descriptors, stays;
+    /// both count as absent: the child will be built again.
     #[must_use]
     pub fn read(&self, key: &str) -> Option<(Vec<u8>, Receipt)> {
         if !self.contains(key) {
@@ -79,9 +80,13 @@ impl Store {
                 self.touch(key);
                 Some(found)
             }
-            Err(error) => {
+            Err(error) if is_damage(&error) => {
                 tracing::warn!(key, %error, "a built child on disk is damaged; it is built again");
                 self.remove(key);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(key, %error, "a built child on disk cannot be read now; it is built again");
                 None
             }
         }
@@ -164,6 +169,11 @@ impl Store {
     }
 }
 
+/// Whether what lies there is of no use, rather than out of reach at the moment.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
 struct Entry {
     key: String,
     bytes: u64,
@@ -212,6 +222,21 @@ mod tests {
         assert_eq!(store.read("a"), None);
         assert!(!store.contains("a"));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_the_moment_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), 1000);
+        store.write("a", b"model", &receipt("a", b"model"));
+        let [model, aside] = ["a.onnx", "aside"].map(|name| directory.path().join(name));
+        fs::rename(&model, &aside).unwrap();
+        // Neither absent nor damaged: a directory cannot be read as a file.
+        fs::create_dir(&model).unwrap();
+        assert_eq!(store.read("a"), None);
+        fs::remove_dir(&model).unwrap();
+        fs::rename(&aside, &model).unwrap();
+        assert_eq!(store.read("a"), Some((b"model".to_vec(), receipt("a", b"model"))));
     }
 
     #[test]

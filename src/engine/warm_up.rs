@@ -99,7 +99,7 @@ impl Inner {
         let layout = Layout::best(cores(), &measured);
         self.builder.run_threads.store(layout.threads, Ordering::Release);
         self.pool.set_runs(layout.runs);
-        self.metrics.workers.set(layout.runs as i64);
+        self.record_workers();
         for known in &known {
             let id = known.child.id();
             if let Some(profile) = self.table(layout.threads).profile(id) {

@@ -32,7 +32,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// How long accepting goes on at most when it should end, where more and more connections wait; and how long the first requests of
-/// those get to be read, without which their connections would be closed as idle ones.
+/// the last connections get to be read, without which these would be closed as idle ones.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// Connections for probes and scrapes at most.
@@ -83,10 +83,11 @@ async fn drain(connections: Connections, listener: TcpListener, options: &ServeO
     if let Ok(never) = tokio::time::timeout(pause, connections.accept_from(&listener)).await {
         match never {}
     }
-    if connections.accept_waiting(&listener).await > 0 {
-        tokio::time::sleep(LAST_ACCEPTS).await;
+    if let Err(error) = connections.accept_waiting(listener) {
+        tracing::warn!(%error, "connections that waited to be accepted are cut off");
     }
-    drop(listener);
+    // Also for those that were accepted just before.
+    tokio::time::sleep(LAST_ACCEPTS).await;
     match tokio::time::timeout(Duration::from_millis(options.drain_limit_ms), connections.finish()).await {
         Ok(()) => tracing::info!("stopped"),
         Err(_) => tracing::warn!(limit_ms = options.drain_limit_ms, "stopped with requests in flight"),
@@ -168,17 +169,18 @@ impl Connections {
         }
     }
 
-    /// Accepts what waits in the system's queue already: it would be cut off with the listener. Returns how many connections that was.
-    async fn accept_waiting(&self, listener: &TcpListener) -> usize {
-        let (end, mut accepted) = (Instant::now() + LAST_ACCEPTS, 0);
+    /// Accepts what waits in the system's queue already, and closes the listener, with which it would be cut off. The system is asked
+    /// itself: the runtime may not have heard of the last ones yet.
+    fn accept_waiting(&self, listener: TcpListener) -> std::io::Result<()> {
+        let (end, listener) = (Instant::now() + LAST_ACCEPTS, listener.into_std()?);
         while Instant::now() < end
             && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
+            && let Ok((stream, _)) = listener.accept()
         {
-            self.serve(stream, slot);
-            accepted += 1;
+            stream.set_nonblocking(true)?;
+            self.serve(TcpStream::from_std(stream)?, slot);
         }
-        accepted
+        Ok(())
     }
 
     fn serve(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {

@@ -37,8 +37,9 @@ struct Serving {
     replacing: Mutex<()>,
     /// Shared by those that add and remove children; held alone while a model is being replaced.
     changing: Arc<tokio::sync::RwLock<()>>,
-    /// What is being warmed up to replace it.
-    successor: RwLock<Option<Engine>>,
+    /// What runs beside it: an engine that is being warmed up to replace it, and those that it replaced, until their last request is
+    /// answered.
+    beside: RwLock<Vec<Engine>>,
 }
 
 /// A server of one model for good.
@@ -63,8 +64,9 @@ impl Server {
     }
 
     fn with(state: AppState, opener: Option<Opener>) -> Self {
-        let (replacing, changing, successor) = (Mutex::default(), Arc::default(), RwLock::default());
-        Self(Arc::new(Serving { current: RwLock::new(state), opener, replacing, changing, successor }))
+        state.engine.publish();
+        let (replacing, changing, beside) = (Mutex::default(), Arc::default(), RwLock::default());
+        Self(Arc::new(Serving { current: RwLock::new(state), opener, replacing, changing, beside }))
     }
 
     /// What serves at the moment.
@@ -110,32 +112,50 @@ impl Server {
         let begin = Instant::now();
         let opened = tokio::task::spawn_blocking(move || opener()).await.map_err(ApiError::internal)?;
         let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;
-        self.set_successor(Some(engine.clone()));
+        self.note(&engine);
         if let Err(error) = warm(&engine).await {
-            self.set_successor(None);
+            self.let_go(&engine);
             // Its threads end before it is gone, which takes a while.
             tokio::task::spawn_blocking(move || drop(engine));
-            self.state().engine.publish();
             return Err(error);
         }
         let old = self.state();
+        self.note(&old.engine);
         let new = old.with(engine);
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        self.set_successor(None);
+        self.let_go(&new.engine);
+        old.engine.withdraw();
         new.engine.publish();
         tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
-        tokio::spawn(retire(old));
+        tokio::spawn(self.clone().retire(old));
         Ok(new)
     }
 
-    fn set_successor(&self, engine: Option<Engine>) {
-        *self.0.successor.write().unwrap_or_else(PoisonError::into_inner) = engine;
+    /// Holds on to a model that was replaced until its last request is answered: whoever lets it go last waits for its threads, and no
+    /// request should.
+    async fn retire(self, old: AppState) {
+        while !old.is_last() {
+            tokio::time::sleep(POLL).await;
+        }
+        self.let_go(&old.engine);
+        // Nothing is lost with an answer that nobody waits for.
+        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
     }
 
-    /// As [`Engine::stop`], also of a model that was to replace the one that serves.
+    /// Takes note of an engine that runs beside the one that serves.
+    fn note(&self, engine: &Engine) {
+        self.0.beside.write().unwrap_or_else(PoisonError::into_inner).push(engine.clone());
+    }
+
+    /// Forgets it: it serves now, or is about to end. Whoever calls this has another handle of it.
+    fn let_go(&self, engine: &Engine) {
+        self.0.beside.write().unwrap_or_else(PoisonError::into_inner).retain(|other| !other.is(engine));
+    }
+
+    /// As [`Engine::stop`], also of models that were to replace the one that serves, or that it replaced.
     pub fn stop(&self, limit: Duration) {
-        let successor = self.0.successor.read().unwrap_or_else(PoisonError::into_inner).clone();
-        successor.iter().chain([&self.state().engine]).for_each(|engine| engine.stop(limit));
+        let beside = self.0.beside.read().unwrap_or_else(PoisonError::into_inner).clone();
+        beside.iter().chain([&self.state().engine]).for_each(|engine| engine.stop(limit));
     }
 }
 
@@ -149,16 +169,6 @@ async fn warm(engine: &Engine) -> Result<(), ApiError> {
         return Err(invalid(format!("child {child} of the new model cannot be built, or does not run: the log says why")));
     }
     engine.load_family().await.map_err(|error| invalid(format!("the new model does not work: {}", chain(&error))))
-}
-
-/// Holds on to a model that was replaced until its last request is answered: whoever lets it go last waits for its threads, and no
-/// request should.
-async fn retire(old: AppState) {
-    while !old.is_last() {
-        tokio::time::sleep(POLL).await;
-    }
-    // Nothing is lost with an answer that nobody waits for.
-    let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 }
 
 /// What an error says, and its causes, in one line: whoever replaces a model needs all of it.

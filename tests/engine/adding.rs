@@ -88,6 +88,7 @@ async fn who_could_not_be_built_is_not_remembered() {
 async fn who_is_removed_while_it_is_loaded_leaves_nothing_behind() {
     let (model, cache) = (TestModel::new(), tempfile::tempdir().unwrap());
     let engine = engine(&model, cache.path(), &[]);
+    engine.publish();
     let mut choices = crate::common::space().smallest().choices().clone();
     choices.stages[2] = bignas::space::StageChoices::uniform(2, 20, 3, 4);
     let id = bignas::space::Child::new(&crate::common::space(), choices.clone()).unwrap().id();

@@ -39,6 +39,11 @@ fn a_model_is_replaced_under_load_and_no_request_is_lost() {
             answered
         };
         let clients = [scope.spawn(client), scope.spawn(client)];
+        let scraper = scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                assert_eq!(server.metric("bignas_loaded_children"), 6.0, "the metrics are of what serves, which is all in memory");
+            }
+        });
         turn(&link, second.path());
         let reloaded = server.post("/model/reload", "application/json", b"");
         // The new model answers for a while, and the old one is put away beside it.
@@ -46,6 +51,7 @@ fn a_model_is_replaced_under_load_and_no_request_is_lost() {
         done.store(true, Ordering::Release);
         assert_eq!(reloaded.status, 200, "{}", reloaded.text());
         assert_eq!(reloaded.json()["weights_sha256"], sha256(&server).as_str());
+        scraper.join().unwrap();
         clients.map(|client| client.join().unwrap())
     });
     assert!(answered.iter().all(|&count| count > 0), "{answered:?}");

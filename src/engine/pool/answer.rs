@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::client::Audience;
-use super::super::schedule::Run;
-use super::super::types::{Answer, ClassifyError};
+use super::super::schedule::{Run, Waiting};
+use super::super::types::{Answer, ClassifyError, Source};
 use super::{Ask, Choice, Shared};
 use crate::image::Patch;
 use crate::runtime::Stop;
@@ -18,7 +18,7 @@ impl Shared {
         let predicted = predicted.saturating_sub(requests.iter().map(|request| request.prepare).sum());
         let started = Instant::now();
         let due = requests.iter().map(|request| request.deadline).min();
-        let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(request.payload)).collect();
+        let requests: Vec<Decoded> = requests.into_iter().filter_map(|request| self.decoded(&child, request)).collect();
         if requests.is_empty() {
             return;
         }
@@ -43,13 +43,13 @@ impl Shared {
         self.lock().ends[worker] = None;
         let id = child.loaded.id();
         let mut rows = logits.map(Vec::into_iter);
-        for Decoded { ask, patches } in requests {
+        for Decoded { ask, source, patches } in requests {
             let answer = match &mut rows {
                 Ok(rows) => Ok(Answer {
                     logits: rows.take(patches.len()).collect(),
                     child: id,
                     degraded_from: (ask.best != id).then_some(ask.best),
-                    source: child.source,
+                    source,
                     batch,
                     queue: started - ask.accepted,
                     decode,
@@ -63,11 +63,13 @@ impl Shared {
     }
 
     /// The request with its images decoded; one that nobody waits for is dropped, and one that cannot be read is answered.
-    fn decoded(&self, mut ask: Ask) -> Option<Decoded> {
+    fn decoded(&self, child: &Choice, request: Waiting<Choice, Ask>) -> Option<Decoded> {
+        let Waiting { payload: mut ask, choices, .. } = request;
+        let source = choices.iter().find(|&choice| choice == child).unwrap_or(child).source;
         let pictures = std::mem::take(&mut ask.pictures);
         let images = pictures.len() as u64;
         match self.resources.decoder.decode(pictures, || ask.client.gone()) {
-            Ok(Some(patches)) => Some(Decoded { ask, patches }),
+            Ok(Some(patches)) => Some(Decoded { ask, source, patches }),
             Ok(None) => {
                 self.resources.metrics.cancelled_images.inc_by(images);
                 None
@@ -116,5 +118,7 @@ type Logits = Result<Vec<Vec<f32>>, ClassifyError>;
 /// A request that can run now.
 struct Decoded {
     ask: Ask,
+    /// Where the child came from when this request chose it: another of the run may have waited for it.
+    source: Source,
     patches: Vec<Patch>,
 }
