@@ -2,6 +2,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+use std::io::Write;
 use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
 
@@ -16,13 +17,18 @@ fn main() -> ExitCode {
     end_quietly_where_the_reader_has_gone();
     let Err(error) = Cli::parse().run() else { return ExitCode::SUCCESS };
     if let Some(stopped) = error.downcast_ref::<Stopped>() {
-        eprintln!("{stopped}");
+        tell(&stopped.to_string());
         return ExitCode::from(STOPPED);
     }
     // One line a cause: what failed, then why.
-    eprintln!("error: {error}");
-    error.chain().skip(1).for_each(|cause| eprintln!("  because {cause}"));
+    tell(&format!("error: {error}"));
+    error.chain().skip(1).for_each(|cause| tell(&format!("  because {cause}")));
     ExitCode::FAILURE
+}
+
+/// The status says it all to who does not read, or no longer.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// `bignas … | head` is no error: `println!` panics where nobody reads any more, and this program ends there without a word.

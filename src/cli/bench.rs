@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::common::directory_to_write_into;
+use super::shell::own_command;
 use crate::files::write_atomically;
 use crate::load::{self, Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
 use crate::plot::{Chart, Mark, Series};
@@ -112,7 +113,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let summary = summarise(&outcomes, length);
     print(&summary, &windows);
     if let Some(files) = &files {
-        let report = Report { command: std::env::args().skip(1).collect(), stable: windows.stable(), windows, summary };
+        let report = Report { command: own_command().skip(1).collect(), stable: windows.stable(), windows, summary };
         if args.requests {
             write_requests(&files.ending("csv"), &outcomes)?;
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
@@ -67,6 +67,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let runtime = args.runtime.load()?;
     let recalibration = args.calibration.load(&model)?;
     let children = children(&model, &args.child)?;
+    ensure!(
+        !children.is_empty(),
+        "{} has no family yet: name children with --child (smallest, biggest, a JSON file of choices), or let `bignas search` find one",
+        model.directory().display()
+    );
     println!("{:>16} {:>10} {:>6} {:>8} {:>8} {:>8}", "child", "MMACs", "px", "top-1 %", "top-5 %", "images");
     let mut predictions = serde_json::Map::new();
     let threads = args.runtime.threads();

@@ -19,6 +19,8 @@ mod progress;
 mod search;
 mod serve;
 mod shell;
+#[cfg(feature = "train")]
+mod signals;
 mod stop;
 mod traces;
 #[cfg(feature = "train")]

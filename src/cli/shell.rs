@@ -3,7 +3,6 @@
 use std::path::Path;
 
 /// The command line that this process was given.
-#[cfg(feature = "train")]
 pub(super) fn own_command() -> impl Iterator<Item = String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())
 }

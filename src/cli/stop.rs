@@ -1,4 +1,4 @@
-//! What Ctrl-C and SIGTERM do to a training: it ends after its step, saves, and says how to go on.
+//! What Ctrl-C, SIGTERM and a hangup do to a training: it ends after its step, saves, and says how to go on.
 //!
 //! A command that was stopped has not done what it was asked for, so that it ends with the status that a shell gives a program that
 //! SIGINT ended: what stands after it in a script (`bignas train … && bignas search …`) does not begin, and a job manager does not take
@@ -26,18 +26,3 @@ impl Display for Stopped {
 }
 
 impl std::error::Error for Stopped {}
-
-/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process.
-#[cfg(feature = "train")]
-pub(super) fn stop_flag() -> anyhow::Result<&'static std::sync::atomic::AtomicBool> {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(STOPPED.into());
-        }
-        eprintln!("stopping after this step; once more to stop at once");
-    })?;
-    Ok(&STOP)
-}

@@ -19,7 +19,8 @@ use self::models::{ModelFlags, given};
 use self::what::What;
 use super::common::{Replace, tell_skipped};
 use super::shell::{command_line, own_command, path_word};
-use super::stop::{Stopped, stop_flag};
+use super::signals::stop_flag;
+use super::stop::Stopped;
 use crate::checkpoint::{Draft, Model, Weights};
 use crate::data::{Augment, DataError, DataOptions, ImageSet, PatchSet, Source, Split};
 use crate::process::suit_training;
@@ -114,6 +115,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let train_images = trained_on(open(args, &what, Split::Train, what.classes.clone())?, &what.settings)?;
     models.check_classes(train_images.classes())?;
     models.warn_of_known_images(&what.settings);
+    models.warn_of_other_patches(&what.preprocessing);
     if models.teacher.is_none() {
         warn_of_labels_alone(&what.settings);
     }

@@ -3,6 +3,7 @@
 
 mod analyses;
 mod runs;
+mod surroundings;
 mod whole;
 
 use std::fs;

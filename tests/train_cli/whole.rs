@@ -45,6 +45,10 @@ fn from_a_folder_of_images_to_an_exported_child() {
     assert_eq!(images.shape(), [64, 1, 28, 28]);
     metrics_are_kept(&here.join("run"));
 
+    let early = bignas(here, &["evaluate", "--model", "model", "--data", "images"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&early.stderr);
+    assert!(!early.status.success() && said.contains("model has no family yet: name children with --child"), "{said}");
+
     let model = search(here);
     assert!(!model.family.members.is_empty());
     models_are_not_replaced_by_mistake(here, &[&start[..], &shape].concat());

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::lab::Lab;
-use crate::cli::shell::command_line;
+use crate::cli::shell::{command_line, own_command};
 use crate::files::write_atomically;
 use crate::plot::Chart;
 use crate::runtime::processor;
@@ -49,7 +49,7 @@ impl<Numbers: Serialize> Report<'_, Numbers> {
         println!("{table}");
         lab.tell_skipped();
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let command = command_line(std::iter::once("bignas".to_owned()).chain(std::env::args().skip(1)));
+        let command = command_line(std::iter::once("bignas".to_owned()).chain(own_command().skip(1)));
         let record = Record {
             command,
             model: &lab.model.card.name,

@@ -6,6 +6,7 @@ use anyhow::ensure;
 
 use crate::checkpoint::{Model, ModelCard};
 use crate::cli::common::{extreme, find_child, read_child};
+use crate::image::Preprocessing;
 use crate::space::SearchSpace;
 use crate::train::{Given, Roster, TrainSettings};
 
@@ -92,6 +93,20 @@ impl Models {
                 model.directory().display(),
                 settings.held_out,
                 settings.seed
+            );
+        }
+    }
+
+    /// Warns where a teacher sees other patches than it learned from.
+    pub(super) fn warn_of_other_patches(&self, preprocessing: &Preprocessing) {
+        let other = self.teacher.as_ref().filter(|teacher| teacher.card.preprocessing != *preprocessing);
+        if let Some(teacher) = other {
+            eprintln!(
+                "{} learned from other patches than those of this run, which it will see ({} px, and {} px here): --preprocessing names \
+                 its own",
+                teacher.directory().display(),
+                teacher.card.preprocessing.crop,
+                preprocessing.crop
             );
         }
     }
