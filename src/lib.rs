@@ -12,6 +12,8 @@
 
 pub mod process;
 
+pub mod console;
+
 pub mod files;
 
 pub mod plot;

@@ -2,11 +2,11 @@
 
 #![warn(clippy::unwrap_used)]
 
-use std::io::Write;
 use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
 
 use bignas::cli::{Cli, STOPPED, Stopped};
+use bignas::console::tell;
 use clap::Parser;
 
 /// What a shell reports of a program whose reader has gone: 128 and the number of SIGPIPE.
@@ -17,18 +17,13 @@ fn main() -> ExitCode {
     end_quietly_where_the_reader_has_gone();
     let Err(error) = Cli::parse().run() else { return ExitCode::SUCCESS };
     if let Some(stopped) = error.downcast_ref::<Stopped>() {
-        tell(&stopped.to_string());
+        tell(stopped);
         return ExitCode::from(STOPPED);
     }
     // One line a cause: what failed, then why.
-    tell(&format!("error: {error}"));
-    error.chain().skip(1).for_each(|cause| tell(&format!("  because {cause}")));
+    tell(format!("error: {error}"));
+    error.chain().skip(1).for_each(|cause| tell(format!("  because {cause}")));
     ExitCode::FAILURE
-}
-
-/// The status says it all to who does not read, or no longer.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// `bignas … | head` is no error: `println!` panics where nobody reads any more, and this program ends there without a word.

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order in which data flows; each may import only what stands before it.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "process",
+    "console",
     "files",
     "plot",
     "space",

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::common::directory_to_write_into;
 use super::shell::own_command;
+use crate::console::tell;
 use crate::files::write_atomically;
 use crate::load::{self, Load, Mode, Outcome, Summary, Target, Windows, drive, summarise};
 use crate::plot::{Chart, Mark, Series};
@@ -160,7 +161,7 @@ async fn measure(args: &Args, load: &Load) -> anyhow::Result<(Vec<Outcome>, Wind
     }
     let settled = |windows: &Windows| {
         if let Some(last) = windows.0.last() {
-            eprintln!("window {}: {last:.1} requests/s", windows.0.len());
+            tell(format!("window {}: {last:.1} requests/s", windows.0.len()));
         }
         windows.stable()
     };

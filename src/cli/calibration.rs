@@ -8,6 +8,7 @@ use clap::Args;
 use super::common::progress_bar;
 use crate::calibrate::{Batches, Calibrator};
 use crate::checkpoint::{Model, ModelCard};
+use crate::console::tell;
 use crate::data::{Augment, CalibrationSet, DataError, PatchSet, calibration_indices, image_files};
 use crate::deploy::{Deployed, Statistics, deploy};
 use crate::image::{DecodeLimits, Pixels, Preprocessing, decode};
@@ -197,7 +198,7 @@ impl Sampling {
             return Err(anyhow::Error::new(first).context(format!("{count} of {} calibration images cannot be read", wanted.len())));
         }
         for error in &unreadable {
-            eprintln!("left out: {}", describe(error));
+            tell(format!("left out: {}", describe(error)));
         }
         if patches.is_empty() {
             bail!("no image in {} could be read", folder.display());

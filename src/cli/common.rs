@@ -8,6 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::checkpoint::{Model, ModelCard, ModelError, Replaces};
+use crate::console::tell;
 use crate::data::{DataOptions, ImageSet, Split};
 use crate::runtime::{Runtime, default_library};
 use crate::space::{ByStage, Child, ChildId, Choices, SearchSpace};
@@ -81,7 +82,7 @@ pub(super) fn open_images(card: &ModelCard, dir: &Path, split: Split, max_corrup
 pub(super) fn tell_skipped(images: &ImageSet) {
     let skipped = images.skipped();
     if let Some(first) = skipped.first() {
-        eprintln!("{} images could not be read and were skipped, the first of them {}", skipped.len(), first.display());
+        tell(format!("{} images could not be read and were skipped, the first of them {}", skipped.len(), first.display()));
     }
 }
 

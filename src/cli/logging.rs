@@ -1,7 +1,11 @@
 //! Structured logs on standard error, so that standard output stays for results.
 
+use std::io::Stderr;
+
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
 
 /// How much is logged, and in which form.
 #[derive(Debug, Args)]
@@ -36,9 +40,17 @@ impl std::str::FromStr for Directives {
     }
 }
 
+/// Lines on standard error. Where nobody reads them any more, they are lost without a word: the usual word would be a panic.
+fn lines(level: &str) -> SubscriberBuilder<DefaultFields, Format, EnvFilter, fn() -> Stderr> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(level))
+        .with_writer(std::io::stderr as fn() -> Stderr)
+        .log_internal_errors(false)
+}
+
 /// Starts logging for commands without flags for it: warnings, for the person at the terminal.
 pub(super) fn start_warnings() {
-    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("bignas=warn")).with_writer(std::io::stderr);
+    let lines = lines("bignas=warn");
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // Whoever embeds this has a log already.
     if let Err(error) = lines.with_ansi(ansi).without_time().with_target(false).try_init() {
@@ -48,7 +60,7 @@ pub(super) fn start_warnings() {
 
 /// Starts logging for the whole process; a second start changes nothing.
 pub(super) fn start(options: &LogOptions) {
-    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&options.log_level.0)).with_writer(std::io::stderr);
+    let lines = lines(&options.log_level.0);
     let started = match options.log_format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

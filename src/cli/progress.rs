@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::common::progress_bar;
+use crate::console::tell;
 
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ impl Progress {
         if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let left = minutes_left(began.elapsed(), done - before, total - done);
-            eprintln!("{}: {done} of {total}{left}", self.what);
+            tell(format!("{}: {done} of {total}{left}", self.what));
         }
     }
 

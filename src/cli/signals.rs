@@ -4,7 +4,7 @@
 //! its background jobs from Ctrl-C.
 
 use std::future::poll_fn;
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -12,18 +12,20 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::stop::STOPPED;
+use crate::console::tell;
 
-/// A flag that the first signal sets; the second ends the process. To be called once, before the work begins.
+/// A flag that the first signal sets; the second ends the process, unless it is a hangup: a terminal that goes may send two, its shell's
+/// and its own. To be called once, before the work begins.
 pub(super) fn stop_flag() -> anyhow::Result<&'static AtomicBool> {
     static STOP: AtomicBool = AtomicBool::new(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot wait for signals")?;
-    let mut signals =
-        runtime.block_on(async { heeded().map(signal).collect::<io::Result<Vec<_>>>() }).context("cannot wait for signals")?;
+    let listen = async { heeded().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<Vec<_>>>() };
+    let mut signals = runtime.block_on(listen).context("cannot wait for signals")?;
     let watch = move || {
         runtime.block_on(poll_fn(|cx| next(&mut signals, cx)));
         STOP.store(true, Ordering::Relaxed);
-        // Whoever read what a training says may be gone.
-        let _ = writeln!(io::stderr(), "stopping after this step; once more to stop at once");
+        tell("stopping after this step; once more to stop at once");
+        signals.retain(|(kind, _)| *kind != SignalKind::hangup());
         runtime.block_on(poll_fn(|cx| next(&mut signals, cx)));
         std::process::exit(STOPPED.into());
     };
@@ -31,8 +33,8 @@ pub(super) fn stop_flag() -> anyhow::Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
-fn next(signals: &mut [Signal], cx: &mut Context<'_>) -> Poll<()> {
-    match signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+fn next(signals: &mut [(SignalKind, Signal)], cx: &mut Context<'_>) -> Poll<()> {
+    match signals.iter_mut().any(|(_, signal)| signal.poll_recv(cx).is_ready()) {
         true => Poll::Ready(()),
         false => Poll::Pending,
     }

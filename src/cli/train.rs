@@ -22,6 +22,7 @@ use super::shell::{command_line, own_command, path_word};
 use super::signals::stop_flag;
 use super::stop::Stopped;
 use crate::checkpoint::{Draft, Model, Weights};
+use crate::console::tell;
 use crate::data::{Augment, DataError, DataOptions, ImageSet, PatchSet, Source, Split};
 use crate::process::suit_training;
 use crate::train::{Device, Job, Outcome, Provenance, Roster, RunDirectory, TrainError, TrainSettings, gpu, loader_threads, run as train};
@@ -124,10 +125,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let validation = match open(args, &what, Split::Test, Some(train_images.classes().to_vec())) {
         Ok(images) => Some(source(images, &Augment::NONE)),
         Err(DataError::Layout { .. }) => {
-            eprintln!(
+            tell(format!(
                 "{}: there are no test images (test/CLASS/ or val/CLASS/), so no accuracy is reported on the way",
                 args.data.display()
-            );
+            ));
             None
         }
         Err(error) => return Err(error.into()),
@@ -172,21 +173,21 @@ fn open(args: &Args, what: &What, split: Split, class_names: Option<Vec<String>>
 fn warn_of_empty_classes(images: &ImageSet) {
     let empty = images.classes_without_images();
     if let Some(first) = empty.first() {
-        eprintln!(
+        tell(format!(
             "{} of {} classes have no training image, the first of them {first}: does --labels name the data set's classes, in its order?",
             empty.len(),
             images.classes().len()
-        );
+        ));
     }
 }
 
 /// Warns where children would distil but for the epochs in which they learn from labels, which are all there are.
 fn warn_of_labels_alone(settings: &TrainSettings) {
     if settings.distillation && settings.label_epochs >= settings.epochs && !matches!(settings.roster, Roster::Child(_)) {
-        eprintln!(
+        tell(format!(
             "every one of the {} epochs is one of the {} in which children learn from labels (--label-epochs), so none distils",
             settings.epochs, settings.label_epochs
-        );
+        ));
     }
 }
 

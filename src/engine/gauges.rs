@@ -1,7 +1,7 @@
 //! The metrics that say how an engine stands.
 //!
 //! Where a model is being replaced, two engines share all metrics, and these are to be those of the one that serves: an engine keeps
-//! silent until it is told to speak. What the disk holds is the same for both.
+//! silent until it is told to speak. What the disk holds is the same for both, and the depth of the queue is that of both together.
 
 use std::sync::atomic::Ordering;
 

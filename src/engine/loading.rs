@@ -292,7 +292,8 @@ impl Inner {
 
     /// Measures what is not known of the times of a child in memory; one that was dropped meanwhile stays unmeasured.
     fn measure_now(&self, id: ChildId) {
-        let Some(loaded) = self.cache.get(id) else { return };
+        // Its load may have been answered, and others used, long ago.
+        let Some(loaded) = self.cache.peek(id) else { return };
         for (threads, table) in self.tables.iter().filter(|(_, table)| table.get(id).is_none()) {
             match loaded.measure(&self.builder, *threads) {
                 Ok(profile) => {

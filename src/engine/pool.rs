@@ -91,12 +91,15 @@ struct State {
     /// Workers that may run something; those behind them wait.
     runs: usize,
     stopped: bool,
+    /// Images that wait, as the metrics have it.
+    recorded_images: i64,
 }
 
 impl Pool {
     /// Starts `workers` threads with a queue for as much work as they are predicted to do in `limit`, and for `limit_images` images.
     pub(super) fn start(workers: usize, limit: Duration, limit_images: usize, resources: Resources) -> std::io::Result<Self> {
-        let state = State { queue: Queue::new(workers, limit), ends: vec![None; workers], runs: workers, stopped: false };
+        let queue = Queue::new(workers, limit);
+        let state = State { queue, ends: vec![None; workers], runs: workers, stopped: false, recorded_images: 0 };
         let (state, spare) = (Mutex::new(state), Spare::new(Instant::now()));
         let shared = Arc::new(Shared { state, arrived: Condvar::new(), resumed: Condvar::new(), resources, limit_images, spare });
         let mut pool = Self { shared, threads: Vec::new() };
@@ -163,7 +166,7 @@ impl Pool {
                 refused => refused,
             }
         })?;
-        self.shared.resources.metrics.queue_depth.set(state.queue.images() as i64);
+        self.shared.record_queue(&mut state);
         drop(state);
         self.shared.arrived.notify_one();
         Ok(())
@@ -175,7 +178,9 @@ impl Pool {
         let unrun = {
             let mut state = self.shared.lock();
             state.stopped = true;
-            state.queue.clear()
+            let unrun = state.queue.clear();
+            self.shared.record_queue(&mut state);
+            unrun
         };
         drop(unrun);
         self.shared.arrived.notify_all();
@@ -219,6 +224,13 @@ impl Shared {
         }
     }
 
+    /// Adds to the metrics what the queue has more than they know of: queues of several engines share them.
+    fn record_queue(&self, state: &mut State) {
+        let images = state.queue.images() as i64;
+        self.resources.metrics.queue_depth.add(images - state.recorded_images);
+        state.recorded_images = images;
+    }
+
     /// Takes out of the queue what nobody waits for any more.
     fn drop_gone(&self, state: &mut State, now: Instant) {
         let (before, mut late) = (state.queue.images(), false);
@@ -254,7 +266,7 @@ impl Shared {
                 let _ = late.reply.send(Err(late.too_late));
             }
             let run = state.queue.next(now, &busy, &predict(now));
-            self.resources.metrics.queue_depth.set(state.queue.images() as i64);
+            self.record_queue(&mut state);
             if let Some(run) = run {
                 state.ends[worker] = Some(now + run.predicted);
                 return Some(run);

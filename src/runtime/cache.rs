@@ -43,6 +43,12 @@ impl<K: Copy + Eq + Hash, V> MemoryCache<K, V> {
         Some(Arc::clone(&entry.value))
     }
 
+    /// The value of `key`; does not count as a use.
+    #[must_use]
+    pub fn peek(&self, key: K) -> Option<Arc<V>> {
+        self.lock().by_key.get(&key).map(|entry| Arc::clone(&entry.value))
+    }
+
     /// Whether `key` is there; does not count as a use.
     #[must_use]
     pub fn contains(&self, key: K) -> bool {
@@ -131,7 +137,8 @@ mod tests {
     fn the_least_recently_used_go_first() {
         let cache = cache(30, &[(1, 10), (2, 10), (3, 10)]);
         assert!(cache.get(1).is_some());
-        assert_eq!(cache.keys(), [2, 3, 1]);
+        assert_eq!(cache.peek(2).as_deref(), Some(&2));
+        assert_eq!(cache.keys(), [2, 3, 1], "a look is no use");
         assert_eq!(cache.insert(4, Arc::new(4), 20), 2);
         assert_eq!([1, 2, 3, 4].map(|key| cache.contains(key)), [true, false, false, true]);
         assert_eq!(cache.usage(), (30, 2));

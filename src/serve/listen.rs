@@ -175,8 +175,12 @@ impl Connections {
         let (end, listener) = (Instant::now() + LAST_ACCEPTS, listener.into_std()?);
         while Instant::now() < end
             && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Ok((stream, _)) = listener.accept()
         {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
             stream.set_nonblocking(true)?;
             self.serve(TcpStream::from_std(stream)?, slot);
         }

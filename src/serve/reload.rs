@@ -22,6 +22,9 @@ use crate::engine::Engine;
 /// How often the new engine is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How long an engine that is not wanted any more may take to end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// Opens the model anew, from where the server was told to take it, and starts an engine for it.
 pub type Opener = Arc<dyn Fn() -> Result<Engine, Box<dyn Error + Send + Sync>> + Send + Sync>;
 
@@ -114,16 +117,16 @@ impl Server {
         let engine = opened.map_err(|error| ApiError::new(Code::InvalidModel, chain(&*error)))?;
         self.note(&engine);
         if let Err(error) = warm(&engine).await {
-            self.let_go(&engine);
             // Its threads end before it is gone, which takes a while.
-            tokio::task::spawn_blocking(move || drop(engine));
+            let server = self.clone();
+            tokio::task::spawn_blocking(move || server.let_go(&engine));
             return Err(error);
         }
         let old = self.state();
         self.note(&old.engine);
         let new = old.with(engine);
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        self.let_go(&new.engine);
+        self.forget(&new.engine);
         old.engine.withdraw();
         new.engine.publish();
         tracing::debug!(seconds = begin.elapsed().as_secs_f64(), "a new model took over");
@@ -137,9 +140,8 @@ impl Server {
         while !old.is_last() {
             tokio::time::sleep(POLL).await;
         }
-        self.let_go(&old.engine);
         // Nothing is lost with an answer that nobody waits for.
-        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+        let _ = tokio::task::spawn_blocking(move || self.let_go(&old.engine)).await;
     }
 
     /// Takes note of an engine that runs beside the one that serves.
@@ -147,8 +149,14 @@ impl Server {
         self.0.beside.write().unwrap_or_else(PoisonError::into_inner).push(engine.clone());
     }
 
-    /// Forgets it: it serves now, or is about to end. Whoever calls this has another handle of it.
+    /// Ends an engine that is not wanted any more, and forgets it then: the end of the process must not come before.
     fn let_go(&self, engine: &Engine) {
+        engine.stop(LAST_WAIT);
+        self.forget(engine);
+    }
+
+    /// Forgets an engine of which the caller has a handle.
+    fn forget(&self, engine: &Engine) {
         self.0.beside.write().unwrap_or_else(PoisonError::into_inner).retain(|other| !other.is(engine));
     }
 

@@ -12,6 +12,7 @@ use super::TrainError;
 use super::run_dir::io;
 use super::sandwich::Losses;
 use super::validation::Accuracy;
+use crate::console::tell;
 use crate::files::write_atomically;
 
 /// Time between two lines where there is no terminal for a progress bar.
@@ -156,7 +157,7 @@ impl Progress {
         if self.bar.is_hidden() && (self.last_line.elapsed() >= LINE_EVERY || step == self.first_step) {
             self.last_line = Instant::now();
             let left = (self.steps - done) as f64 * self.batch_size as f64 / images_per_second / 60.0;
-            tell(&format!("step {done} of {}: {text}, {left:.0} min left", self.steps));
+            tell(format!("step {done} of {}: {text}, {left:.0} min left", self.steps));
         }
         self.bar.set_message(text);
         if done.is_multiple_of(LOG_EVERY) {
@@ -202,11 +203,6 @@ impl Progress {
         line.push(b'\n');
         self.log.write_all(&line).map_err(|source| io(&self.log_path, source))
     }
-}
-
-/// Prints a line for who reads them: a training does not end because nobody does any more.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What to do where training waits for images too much of its time.

@@ -53,8 +53,8 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
     }
     while training.state.step < steps {
         let ended = training.epoch(&mut progress);
-        // What was learned before a file turned out to be unreadable, memory ran out, or the log could not be written, is kept; after a
-        // divergence there is nothing to keep.
+        // What was learned before a file turned out to be unreadable, memory ran out, or the log could not be written, is kept, if it is
+        // usable; after a divergence there is nothing to keep.
         if !matches!(&ended, Ok(()) | Err(TrainError::NotFinite { .. })) && training.patches.is_some() {
             training.save()?;
         }

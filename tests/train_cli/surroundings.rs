@@ -1,4 +1,4 @@
-//! What becomes of a training when its terminal, its reader or its log goes.
+//! What becomes of a training when its terminal or its reader goes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,6 +12,14 @@ const EPOCHS: &str = "4";
 fn train(here: &Path) -> Command {
     write_images(&here.join("images"), 16);
     bignas(here, &["train", "--data", "images", "--run", "run", "--model", "model", "--epochs", EPOCHS, "--batch-size", "8", "--no-flip"])
+}
+
+/// `command`, begun with a signal as `flag` says, whatever these tests began with.
+fn through_env(flag: &str, command: &Command) -> Command {
+    let mut through = Command::new("env");
+    through.arg(flag).arg(command.get_program()).args(command.get_args()).current_dir(command.get_current_dir().expect("set"));
+    through.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    through
 }
 
 /// A training that has begun, and what it says from its second line on.
@@ -34,7 +42,9 @@ fn signal(training: &Child, name: &str) {
 #[test]
 fn a_hangup_saves_like_ctrl_c() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (training, mut said) = begun(train(directory.path()));
+    let (training, mut said) = begun(through_env("--default-signal=HUP", &train(directory.path())));
+    // A shell tells its jobs, and then the terminal tells whoever is left.
+    signal(&training, "-HUP");
     signal(&training, "-HUP");
     let mut rest = String::new();
     said.read_to_string(&mut rest).expect("reads");
@@ -45,11 +55,7 @@ fn a_hangup_saves_like_ctrl_c() {
 #[test]
 fn nohup_keeps_a_training_from_the_end_of_its_terminal() {
     let directory = tempfile::tempdir().expect("a directory");
-    let plain = train(directory.path());
-    let mut kept = Command::new("sh");
-    kept.arg("-c").arg("trap '' HUP; exec \"$0\" \"$@\"").arg(plain.get_program()).args(plain.get_args()).current_dir(directory.path());
-    kept.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let (mut training, said) = begun(kept);
+    let (mut training, said) = begun(through_env("--ignore-signal=HUP", &train(directory.path())));
     signal(&training, "-HUP");
     signal(&training, "-HUP");
     let rest: Vec<String> = said.lines().map_while(Result::ok).collect();
@@ -73,7 +79,7 @@ fn a_stopped_training_without_a_reader_saves() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut training, said) = begun(train(directory.path()));
     drop(said);
-    signal(&training, "-INT");
+    signal(&training, "-TERM");
     assert_eq!(training.wait().expect("ends").code(), Some(130));
     assert!(fs::read_dir(directory.path().join("run/checkpoints")).expect("a run").next().is_some());
 }

@@ -24,7 +24,7 @@ fn from_a_folder_of_images_to_an_exported_child() {
     for part in ["epoch 1, loss ", " biggest, ", " smallest, learning rate ", " images/s", " GiB, ", " min left"] {
         assert!(first.contains(part), "{first:?} lacks {part:?}");
     }
-    let interrupted = Command::new("kill").args(["-INT", &training.id().to_string()]).status().expect("runs");
+    let interrupted = Command::new("kill").args(["-TERM", &training.id().to_string()]).status().expect("runs");
     assert!(interrupted.success());
     let rest: Vec<String> = said.collect();
     let output = training.wait_with_output().expect("ends");

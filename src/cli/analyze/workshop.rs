@@ -18,6 +18,7 @@ use crate::cli::train::augment::{AugmentFlags, default_augment};
 use crate::cli::train::flags::SettingsFlags;
 use crate::cli::train::models::given;
 use crate::cli::train::{Compute, trained_on};
+use crate::console::tell;
 use crate::data::{Augment, Source, Split};
 use crate::evaluate::Tally;
 use crate::space::{Child, SearchSpace};
@@ -137,7 +138,7 @@ impl<'a> Workshop<'a> {
     /// Trains an arm, or goes on with it where it was interrupted.
     pub(super) fn train(&self, arm: &Arm) -> anyhow::Result<Trained> {
         let run = self.directory.join(self.folder(arm));
-        eprintln!("{}: training in {}", arm.name, run.display());
+        tell(format!("{}: training in {}", arm.name, run.display()));
         let resume = self.prepare(&run, arm)?;
         let threads = self.args.common.runtime.threads();
         let job = Job {

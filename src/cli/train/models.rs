@@ -6,6 +6,7 @@ use anyhow::ensure;
 
 use crate::checkpoint::{Model, ModelCard};
 use crate::cli::common::{extreme, find_child, read_child};
+use crate::console::tell;
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
 use crate::train::{Given, Roster, TrainSettings};
@@ -87,13 +88,13 @@ impl Models {
         let Some((model, training)) = self.start.as_ref().and_then(|model| Some((model, model.card.training.as_ref()?))) else { return };
         let told = |name| training.get("settings").and_then(|settings| settings.get(name)?.as_u64()).unwrap_or_default();
         if settings.held_out > 0 && (told("held_out"), told("seed")) != (settings.held_out as u64, settings.seed) {
-            eprintln!(
+            tell(format!(
                 "{} was not trained with --hold-out {} --seed {}: where it learned from the same data set, images held out now are not new \
                  to it",
                 model.directory().display(),
                 settings.held_out,
                 settings.seed
-            );
+            ));
         }
     }
 
@@ -101,13 +102,11 @@ impl Models {
     pub(super) fn warn_of_other_patches(&self, preprocessing: &Preprocessing) {
         let other = self.teacher.as_ref().filter(|teacher| teacher.card.preprocessing != *preprocessing);
         if let Some(teacher) = other {
-            eprintln!(
-                "{} learned from other patches than those of this run, which it will see ({} px, and {} px here): --preprocessing names \
-                 its own",
+            tell(format!(
+                "{} learned from patches that were cut, resized or normalised otherwise than those of this run, which it will see: \
+                 --preprocessing names its own",
                 teacher.directory().display(),
-                teacher.card.preprocessing.crop,
-                preprocessing.crop
-            );
+            ));
         }
     }
 

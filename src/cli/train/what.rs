@@ -10,6 +10,7 @@ use super::defaults::{default_preprocessing, default_space};
 use super::models::{Models, folders};
 use super::{Args, read_json};
 use crate::cli::init::read_space;
+use crate::console::tell;
 use crate::data::Augment;
 use crate::image::Preprocessing;
 use crate::space::SearchSpace;
@@ -44,7 +45,7 @@ impl What {
             (None, Some(card)) => card.space.clone(),
             (None, None) => {
                 let name = default_space(&args.data)?;
-                eprintln!("search space: {name}, after the first images (--space names another)");
+                tell(format!("search space: {name}, after the first images (--space names another)"));
                 read_space(name)?
             }
         };
