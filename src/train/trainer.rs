@@ -24,6 +24,7 @@ use super::teacher::Teacher;
 use super::validation::{Accuracy, Validation, batches, calibration};
 use crate::checkpoint::Weights;
 use crate::data::{Batch, BatchPlan, Batches, Mode};
+use crate::process::return_freed_memory;
 use crate::space::{Child, Plan, SearchSpace, layout};
 
 /// Trains from the beginning, or goes on from the newest checkpoint where `resume` is set.
@@ -65,6 +66,8 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         if training.is_to_stop() {
             return Ok(Outcome::Stopped { checkpoint });
         }
+        // Children of ever other sizes leave gaps in the heap, which pages that are touched once would stay in for the rest of the run.
+        return_freed_memory();
     }
     Ok(training.finish())
 }
