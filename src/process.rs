@@ -44,8 +44,8 @@ fn advise(advice: &[(libc::c_int, libc::c_int)]) {
 
 /// Returns what is free now to the system.
 ///
-/// Building and loading a child takes several copies of its weights, and large batches, for a moment; their memory would stay with the
-/// process.
+/// Building and loading a child takes several copies of its weights, and large batches, for a moment, and a training leaves gaps between
+/// its buffers; their memory would stay with the process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "malloc_trim is a C function")]
 pub fn return_freed_memory() {

@@ -54,8 +54,8 @@ use crate::metrics::Metrics;
 use crate::runtime::{LatencyTable, MemoryCache, Workers};
 use crate::space::{ChildId, Choices};
 
-/// How long the last handle waits for what still runs.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// How long an engine that is not wanted any more may take to end what still runs.
+pub const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves the children of one model. Clones share everything; dropping the last one stops all threads.
 #[derive(Debug, Clone)]

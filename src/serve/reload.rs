@@ -17,13 +17,10 @@ use super::auth::Admin;
 use super::docs::ReloadProblems;
 use super::error::{ApiError, Code};
 use super::wire::Readiness;
-use crate::engine::Engine;
+use crate::engine::{Engine, LAST_WAIT};
 
 /// How often the new engine is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(20);
-
-/// How long an engine that is not wanted any more may take to end.
-const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Opens the model anew, from where the server was told to take it, and starts an engine for it.
 pub type Opener = Arc<dyn Fn() -> Result<Engine, Box<dyn Error + Send + Sync>> + Send + Sync>;

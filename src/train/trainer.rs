@@ -66,7 +66,7 @@ pub fn run(job: &Job<'_>, settings: &TrainSettings, resume: bool) -> Result<Outc
         if training.is_to_stop() {
             return Ok(Outcome::Stopped { checkpoint });
         }
-        // Children of ever other sizes leave gaps in the heap, which pages that are touched once would stay in for the rest of the run.
+        // Children of ever other sizes leave gaps in the heap, whose pages would stay with the process for the rest of the run.
         return_freed_memory();
     }
     Ok(training.finish())
